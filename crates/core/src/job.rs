@@ -1,0 +1,236 @@
+//! Jobs: what an enqueuer asks for, and what a store tells.
+
+use std::{collections::BTreeMap, time::Duration};
+
+use crate::{
+    Timestamp,
+    attempt::AttemptRecord,
+    definition::Definition,
+    id::{ClaimId, JobId},
+    name::{AppName, ExecutorName, JobName, QueueName},
+    payload::Payload,
+    state::{JobState, Reason, WaitingReason},
+};
+
+/// Jobs of higher priority go first within their line.
+pub const PRIORITIES: std::ops::RangeInclusive<i8> = -100..=100;
+
+/// One line of the broker: the jobs of one queue for one executor (PROTOCOL O1).
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Line {
+    /// The queue.
+    pub queue: QueueName,
+    /// The executor.
+    pub executor: ExecutorName,
+}
+
+impl std::fmt::Display for Line {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        // A slash stands in neither name.
+        write!(f, "{}/{}", self.queue, self.executor)
+    }
+}
+
+/// When a job is due.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum When {
+    /// At once.
+    #[default]
+    Now,
+    /// After this time, from the store's present.
+    In(Duration),
+    /// At this time of the store's clock.
+    At(Timestamp),
+}
+
+/// An idempotency key, unique per app.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Key {
+    /// The key as it came.
+    pub key: String,
+    /// SHA-256 of the request that it came with.
+    pub request: [u8; 32],
+}
+
+/// A job to be enqueued, checked and resolved.
+#[derive(Clone, Debug)]
+pub struct NewJob {
+    /// The id, which it keeps on whichever path it takes (PROTOCOL I1).
+    pub id: JobId,
+    /// The app.
+    pub app: AppName,
+    /// The job definition's name.
+    pub job: JobName,
+    /// The line.
+    pub line: Line,
+    /// Whether the enqueuer chose the queue: then it stays when the definition changes.
+    pub queue_chosen: bool,
+    /// The payload.
+    pub payload: Payload,
+    /// Labels of the enqueuer.
+    pub labels: BTreeMap<String, String>,
+    /// Environment of the enqueuer, within the definition's `env_allow`.
+    pub env: BTreeMap<String, String>,
+    /// Higher first.
+    pub priority: i8,
+    /// When it is due.
+    pub when: When,
+    /// From its due time to the engine's start.
+    pub expires_in: Option<Duration>,
+    /// The idempotency key.
+    pub key: Option<Key>,
+    /// The job's own attempts, as the definition says now.
+    pub max_attempts: u32,
+    /// A one-off's own definition, in place of the app's.
+    pub definition: Option<Box<Definition>>,
+    /// `traceparent` of the request, if it came with one.
+    pub traceparent: Option<String>,
+}
+
+/// A group of jobs to enqueue in one commit.
+#[derive(Clone, Debug)]
+pub struct Enqueue {
+    /// The jobs.
+    pub jobs: Vec<NewJob>,
+    /// All or none: with one bad item, nothing is stored and every other item answers `Conflict`.
+    pub atomic: bool,
+}
+
+/// What became of one job of an [`Enqueue`].
+#[derive(Clone, Debug)]
+pub struct Enqueued {
+    /// The job: the new one, or the first one of a replayed key.
+    pub job: JobRecord,
+    /// Whether the key was there already.
+    pub replayed: bool,
+}
+
+/// A job as the store tells it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct JobRecord {
+    /// The id.
+    pub id: JobId,
+    /// The app.
+    pub app: AppName,
+    /// The job definition's name.
+    pub job: JobName,
+    /// The line.
+    pub line: Line,
+    /// The state.
+    pub state: JobState,
+    /// Why it ended so, or why its last attempt did.
+    pub reason: Option<Reason>,
+    /// What a person should know about it.
+    pub message: Option<String>,
+    /// Labels.
+    pub labels: BTreeMap<String, String>,
+    /// Higher first.
+    pub priority: i8,
+    /// The number of the last attempt; 0 where there is none yet.
+    pub attempt: u32,
+    /// The job's own attempts.
+    pub max_attempts: u32,
+    /// The idempotency key.
+    pub idempotency_key: Option<String>,
+    /// When it was stored.
+    pub created_at: Timestamp,
+    /// When it is, or was, due.
+    pub run_at: Timestamp,
+    /// When it expires unless the engine has started it.
+    pub expires_at: Option<Timestamp>,
+    /// When its first attempt was started by the engine.
+    pub started_at: Option<Timestamp>,
+    /// When it ended.
+    pub finished_at: Option<Timestamp>,
+    /// When a cancel was asked for.
+    pub cancel_requested_at: Option<Timestamp>,
+    /// Why it waits, if it does.
+    pub waiting: Option<Waiting>,
+}
+
+/// Why a job waits.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Waiting {
+    /// The reason.
+    pub reason: WaitingReason,
+    /// For a person; the engine's own words where it has some.
+    pub message: Option<String>,
+    /// Since when.
+    pub since: Timestamp,
+}
+
+/// A job whole.
+#[derive(Clone, Debug, PartialEq)]
+pub struct JobDetail {
+    /// The job.
+    pub job: JobRecord,
+    /// Its payload.
+    pub payload: Payload,
+    /// Its attempts, the first one first.
+    pub attempts: Vec<AttemptRecord>,
+}
+
+/// A reference to a job that is out in a line: the job, and the number that its next attempt will have.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Reference {
+    /// The job.
+    pub job: JobId,
+    /// The attempt's number to be.
+    pub attempt: u32,
+}
+
+impl Reference {
+    /// The message that goes out (PROTOCOL V1: with a format number).
+    #[must_use]
+    pub fn encode(&self) -> bytes::Bytes {
+        let mut bytes = Vec::with_capacity(21);
+        bytes.push(1);
+        bytes.extend_from_slice(self.job.as_bytes());
+        bytes.extend_from_slice(&self.attempt.to_be_bytes());
+        bytes.into()
+    }
+
+    /// Reads a message; `None` where it is malformed.
+    #[must_use]
+    pub fn decode(bytes: &[u8]) -> Option<Self> {
+        let (&1, rest) = bytes.split_first()? else {
+            return None;
+        };
+        let job = rest.get(..16)?.try_into().ok()?;
+        let attempt = rest.get(16..)?.try_into().ok()?;
+        Some(Self {
+            job: JobId::from_bytes(job),
+            attempt: u32::from_be_bytes(attempt),
+        })
+    }
+}
+
+/// A request to cancel a job.
+#[derive(Clone, Debug)]
+pub struct Cancel {
+    /// The job.
+    pub job: JobId,
+    /// Who asks, as recorded: a token's name, or `local`.
+    pub by: String,
+}
+
+/// A request to retry a failed job by hand.
+#[derive(Clone, Debug)]
+pub struct RetryByHand {
+    /// The job.
+    pub job: JobId,
+    /// Who asks.
+    pub by: String,
+}
+
+/// What a cancel or retry did.
+#[derive(Clone, Debug)]
+pub struct Acted {
+    /// The job as it stands now.
+    pub job: JobRecord,
+    /// Whether the request changed anything.
+    pub changed: bool,
+}
+
+/// The random mark that the engine's thing carries: the number of the claim that made its attempt.
+pub type Mark = ClaimId;

@@ -1,0 +1,25 @@
+#![doc = include_str!("../README.md")]
+
+pub mod attempt;
+pub mod clock;
+pub mod definition;
+pub mod error;
+pub mod executor;
+pub mod finish;
+pub mod id;
+pub mod job;
+pub mod log_store;
+pub mod name;
+pub mod payload;
+pub mod queue;
+pub mod request;
+pub mod retry;
+pub mod state;
+pub mod store;
+
+pub use clock::Timestamp;
+pub use error::{Error, ErrorKind, Result, Retry};
+pub use id::{AttemptId, ClaimId, Epoch, IncarnationId, InstallationId, JobId};
+pub use name::{AppName, ExecutorName, JobName, QueueName};
+pub use payload::Payload;
+pub use state::{AttemptState, JobState, Reason, WaitingReason};

@@ -1,0 +1,45 @@
+//! The due loop: what was delayed or backing off becomes queued at its time, not at the next tick.
+
+use std::time::Duration;
+
+use futures::StreamExt;
+use robata_core::store::{Hint, Store};
+
+/// Without anything scheduled it still looks this often: hints are lossy.
+const IDLE: Duration = Duration::from_secs(5);
+/// Jobs moved in one transaction.
+const BATCH: usize = 1_000;
+
+/// Moves what is due, for ever.
+pub(crate) async fn serve(store: &dyn Store) {
+    let mut hints = store.hints();
+    loop {
+        let wait = match store.due(BATCH).await {
+            Ok(due) if due.moved >= BATCH => continue,
+            Ok(due) => due.next.map_or(IDLE, |next| next.min(IDLE)),
+            Err(error) => {
+                tracing::warn!(error = %error.full(), "cannot move what is due");
+                IDLE
+            }
+        };
+        let until = tokio::time::Instant::now() + wait;
+        tokio::select! {
+            () = tokio::time::sleep_until(until) => {}
+            () = sooner(&mut hints, until) => {}
+        }
+    }
+}
+
+/// Waits until something was scheduled that is due before `until`, and for it.
+async fn sooner(hints: &mut (impl futures::Stream<Item = Hint> + Unpin), mut until: tokio::time::Instant) {
+    loop {
+        tokio::select! {
+            hint = hints.next() => match hint {
+                Some(Hint::Due(after)) => until = until.min(tokio::time::Instant::now() + after),
+                Some(_) => {}
+                None => return std::future::pending().await,
+            },
+            () = tokio::time::sleep_until(until) => return,
+        }
+    }
+}

@@ -1,0 +1,11 @@
+#![doc = include_str!("../README.md")]
+
+mod config;
+mod due;
+mod outbox;
+mod prune;
+mod repair;
+mod scheduler;
+
+pub use config::SchedulerConfig;
+pub use scheduler::Scheduler;

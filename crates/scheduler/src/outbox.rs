@@ -1,0 +1,203 @@
+//! From the store into the lines: the window of references (PROTOCOL O2 to O4). The one way in which a job goes out,
+//! whether it was just enqueued, became due, is retried, or was lost by the broker.
+
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use futures::StreamExt;
+use robata_core::{
+    ExecutorName, Result,
+    job::Line,
+    queue::{BrokerKey, Message, Queue},
+    store::{Hint, Published, Store, Void, Window},
+};
+use tokio::{sync::Notify, time::Instant};
+
+/// How often every line is looked at without a hint.
+const SWEEP: Duration = Duration::from_secs(2);
+/// The window's bounds.
+const WINDOW: std::ops::RangeInclusive<usize> = 32..=5_000;
+/// References in one publish.
+const BATCH: usize = 500;
+/// A publication is never presumed lost before this age.
+const PRESUMED_LOST: Duration = Duration::from_secs(60);
+/// References presumed lost that go out again in one sweep: at most 1,000 a second.
+const AGAIN: usize = 2_000;
+
+#[derive(Debug)]
+pub(crate) struct Outbox {
+    store: Arc<dyn Store>,
+    queue: Arc<dyn Queue>,
+    state: Mutex<State>,
+    wake: Notify,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    /// Lines to look at.
+    dirty: BTreeSet<Line>,
+    /// Each line's broker key as it was seen last.
+    keys: HashMap<Line, BrokerKey>,
+    /// Slots of live workers.
+    slots: BTreeMap<ExecutorName, usize>,
+}
+
+impl Outbox {
+    pub(crate) fn new(store: Arc<dyn Store>, queue: Arc<dyn Queue>) -> Self {
+        Self {
+            store,
+            queue,
+            state: Mutex::default(),
+            wake: Notify::new(),
+        }
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Hears which lines have something to go out.
+    pub(crate) async fn listen(&self) {
+        loop {
+            let mut hints = self.store.hints();
+            while let Some(hint) = hints.next().await {
+                if let Hint::Line(line) = hint {
+                    self.state().dirty.insert(line);
+                    self.wake.notify_one();
+                }
+            }
+            tokio::time::sleep(SWEEP).await;
+        }
+    }
+
+    /// Sends out, for ever.
+    pub(crate) async fn serve(&self) {
+        let mut next_sweep = Instant::now();
+        loop {
+            if next_sweep <= Instant::now() {
+                next_sweep = Instant::now() + SWEEP;
+                if let Err(error) = self.sweep().await {
+                    tracing::warn!(error = %error.full(), "cannot read the lines");
+                }
+            }
+            let dirty = std::mem::take(&mut self.state().dirty);
+            for line in dirty {
+                match self.fill(&line).await {
+                    Ok(()) => {}
+                    // The next sweep comes to it again.
+                    Err(error) => tracing::warn!(%line, error = %error.full(), "cannot send out"),
+                }
+            }
+            tokio::select! {
+                () = self.wake.notified() => {}
+                () = tokio::time::sleep_until(next_sweep) => {}
+            }
+        }
+    }
+
+    /// Looks at every line that has queued jobs: keys, losses, slots.
+    async fn sweep(&self) -> Result<()> {
+        let mut slots: BTreeMap<ExecutorName, usize> = BTreeMap::new();
+        for worker in self
+            .store
+            .workers()
+            .await?
+            .into_iter()
+            .filter(|worker| worker.ended_at.is_none())
+        {
+            for (name, executor) in worker.executors {
+                *slots.entry(name).or_default() += executor.slots as usize;
+            }
+        }
+        self.state().slots = slots;
+        let lines = self.store.lines().await?;
+        // A key is kept for lines that have something out; the others are asked anew when they have.
+        self.state()
+            .keys
+            .retain(|line, _| lines.iter().any(|record| record.line == *line));
+        for record in lines {
+            let line = record.line;
+            if record.published > 0 {
+                self.check_key(&line).await?;
+                let old = record.oldest_publication.unwrap_or_default() >= PRESUMED_LOST;
+                // Old publications of a line that moves are only waiting for their turn.
+                if old && self.is_drained(&line).await? {
+                    let void = Void::OlderThan {
+                        age: PRESUMED_LOST,
+                        max: AGAIN,
+                    };
+                    let again = self.store.void(&line, void).await?;
+                    if again > 0 {
+                        tracing::warn!(%line, again, "references were lost; they go out again");
+                    }
+                }
+            }
+            self.state().dirty.insert(line);
+        }
+        Ok(())
+    }
+
+    /// Whether nothing is in the line while somebody waits for it: then what the store calls published is lost.
+    async fn is_drained(&self, line: &Line) -> Result<bool> {
+        let depth = self.queue.depth(line).await?;
+        Ok(depth.waiting == 0 && depth.unacknowledged == 0 && depth.receivers.is_none_or(|receivers| receivers > 0))
+    }
+
+    /// The line's broker key; where it has changed, what went out under another one is void.
+    async fn check_key(&self, line: &Line) -> Result<BrokerKey> {
+        let key = self.queue.broker_key(line).await?;
+        let known = self.state().keys.get(line) == Some(&key);
+        if !known {
+            let void = self.store.void(line, Void::OtherKey(key.clone())).await?;
+            if void > 0 {
+                tracing::info!(%line, void, "the broker is another one; what was out in the line goes out again");
+            }
+            self.state().keys.insert(line.clone(), key.clone());
+        }
+        Ok(key)
+    }
+
+    /// Fills a line's window.
+    async fn fill(&self, line: &Line) -> Result<()> {
+        let slots = self.state().slots.get(&line.executor).copied().unwrap_or(0);
+        let size = (4 * slots).clamp(*WINDOW.start(), *WINDOW.end());
+        loop {
+            let references = self
+                .store
+                .references(Window {
+                    line: line.clone(),
+                    size,
+                })
+                .await?;
+            if references.is_empty() {
+                return Ok(());
+            }
+            let broker_key = self.check_key(line).await?;
+            for batch in references.chunks(BATCH) {
+                let messages = batch
+                    .iter()
+                    .map(|reference| Message {
+                        body: reference.encode(),
+                        ..Message::default()
+                    })
+                    .collect();
+                self.queue.publish(line, messages).await?;
+                // A crash between the two sends them out twice; the second claim loses its race.
+                self.store
+                    .published(Published {
+                        line: line.clone(),
+                        broker_key: broker_key.clone(),
+                        references: batch.to_vec(),
+                    })
+                    .await?;
+            }
+            if references.len() >= size {
+                continue;
+            }
+            return Ok(());
+        }
+    }
+}

@@ -1,0 +1,216 @@
+//! One attempt's task, from claim or adoption to finalised.
+
+use std::sync::Arc;
+
+use robata_core::{
+    ErrorKind, IncarnationId, Result,
+    attempt::{AttemptChange, HeldAttempt},
+    executor::{Handle, Observation, Target, ThingState, label, thing_name},
+    finish::{End, NeverRan, Outcome},
+};
+
+use crate::{
+    engine::Engine,
+    finalise, follow,
+    held::Holding,
+    shared::Shared,
+    slots::Slot,
+    start::{self, Started},
+};
+
+/// How the attempt came to this worker.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Origin {
+    /// By a claim: nothing was made of it yet.
+    Claimed,
+    /// By adoption: it may be anywhere.
+    Adopted,
+}
+
+/// An attempt in its task's hands.
+#[derive(Debug)]
+pub(crate) struct Attempt {
+    pub(crate) shared: Arc<Shared>,
+    pub(crate) engine: Arc<Engine>,
+    pub(crate) held: HeldAttempt,
+    pub(crate) holding: Holding,
+    pub(crate) name: String,
+}
+
+/// Why a task ends before its attempt is finalised: it is somebody else's now. The store or the next holder does the rest.
+#[derive(Debug)]
+pub(crate) struct LetGo;
+
+/// Begins an attempt's task.
+pub(crate) fn spawn(
+    shared: &Arc<Shared>,
+    engine: &Arc<Engine>,
+    incarnation: IncarnationId,
+    held: HeldAttempt,
+    slot: Slot,
+    origin: Origin,
+) {
+    let (id, epoch) = (held.id, held.epoch);
+    let Some(holding) = shared.held.insert(id, epoch, incarnation, held.cancel_requested) else {
+        return;
+    };
+    let let_go = holding.let_go.clone();
+    let name = thing_name(shared.store.installation(), id);
+    let attempt = Attempt {
+        shared: Arc::clone(shared),
+        engine: Arc::clone(engine),
+        held,
+        holding,
+        name,
+    };
+    let forget = Forget {
+        shared: Arc::clone(shared),
+        id,
+        epoch,
+    };
+    let leave = shared.leave.clone();
+    shared.tasks.spawn(async move {
+        // Forgotten also when the task panics: the net below finds that the store holds what nobody follows.
+        let _forget = forget;
+        tokio::select! {
+            () = let_go.cancelled() => tracing::info!(attempt = %id, "let go"),
+            () = leave.cancelled() => {}
+            ended = Box::pin(attempt.run(slot, origin)) => if ended.is_err() {
+                tracing::info!(attempt = %id, "somebody else holds it now");
+            },
+        }
+    });
+}
+
+struct Forget {
+    shared: Arc<Shared>,
+    id: robata_core::AttemptId,
+    epoch: robata_core::Epoch,
+}
+
+impl Drop for Forget {
+    fn drop(&mut self) {
+        self.shared.held.remove(self.id, self.epoch);
+    }
+}
+
+impl Attempt {
+    async fn run(mut self, slot: Slot, origin: Origin) -> Result<(), LetGo> {
+        if !self.held.state.is_live() {
+            let handle = self.held.handle.clone();
+            return finalise::finalise(&self, handle.as_ref(), None).await;
+        }
+        let started = match origin {
+            Origin::Claimed => start::start(&mut self, slot).await?,
+            Origin::Adopted => self.resume(slot).await?,
+        };
+        match started {
+            Started::Runs(handle, slot) => {
+                let pump = crate::pump::spawn(&self, &handle);
+                let outcome = follow::follow(&self, &handle).await?;
+                self.end(outcome).await?;
+                drop(slot);
+                finalise::finalise(&self, Some(&handle), Some(pump)).await
+            }
+            Started::Never(handle, outcome) => {
+                self.end(outcome).await?;
+                finalise::finalise(&self, handle.as_ref(), None).await
+            }
+        }
+    }
+
+    /// Goes on with an adopted attempt from wherever it is.
+    async fn resume(&mut self, slot: Slot) -> Result<Started, LetGo> {
+        let target = match &self.held.handle {
+            Some(handle) => Target::Handle(handle.clone()),
+            None => Target::Name(self.name.clone()),
+        };
+        let seen = self.observe(target).await;
+        // A thing under our name with another mark is not this attempt's.
+        let ours = seen
+            .labels
+            .get(label::MARK)
+            .is_none_or(|mark| *mark == self.held.request.mark.to_string());
+        let (state, handle) = if ours {
+            (seen.state, seen.handle)
+        } else {
+            (ThingState::Absent, None)
+        };
+        match (state, handle) {
+            (ThingState::Prepared, Some(handle)) => match self.remove_unstarted(&handle).await {
+                true => Ok(Started::Never(None, never_set_going())),
+                // The engine refused because it runs: somebody's start came through.
+                false => self.take_running(handle, slot).await,
+            },
+            (ThingState::Running { .. } | ThingState::Ended(_), Some(handle)) => self.take_running(handle, slot).await,
+            _ if self.held.handle.is_none() => Ok(Started::Never(None, never_set_going())),
+            _ => {
+                let gone = "the engine says that it is gone; what became of it cannot be known";
+                Ok(Started::Never(None, Outcome::new(End::Lost).with_message(gone)))
+            }
+        }
+    }
+
+    async fn take_running(&mut self, handle: Handle, slot: Slot) -> Result<Started, LetGo> {
+        if self.held.handle.is_none() {
+            start::record_prepared(self, &handle, None).await?;
+        }
+        Ok(Started::Runs(handle, slot))
+    }
+
+    /// Looks until the engine answers.
+    pub(crate) async fn observe(&self, target: Target) -> Observation {
+        let mut backoff = crate::backoff::Backoff::new(
+            std::time::Duration::from_millis(200),
+            std::time::Duration::from_secs(10),
+        );
+        loop {
+            match self.engine.executor.observe(std::slice::from_ref(&target)).await {
+                Ok(mut seen) if seen.len() == 1 => return seen.remove(0),
+                Ok(_) => tracing::error!(attempt = %self.held.id, "the executor did not answer for its target"),
+                Err(error) => tracing::warn!(attempt = %self.held.id, error = %error.full(), "cannot look at it"),
+            }
+            backoff.wait().await;
+        }
+    }
+
+    /// Removes what was never set going, without force; `false` where the engine refuses because it runs.
+    pub(crate) async fn remove_unstarted(&self, handle: &Handle) -> bool {
+        let mut backoff = crate::backoff::Backoff::new(
+            std::time::Duration::from_millis(200),
+            std::time::Duration::from_secs(10),
+        );
+        loop {
+            match self.engine.executor.remove(handle, false).await {
+                Ok(()) => return true,
+                Err(error) if error.kind() == ErrorKind::StillRuns => return false,
+                Err(error) => {
+                    tracing::warn!(attempt = %self.held.id, error = %error.full(), "cannot remove what was prepared")
+                }
+            }
+            backoff.wait().await;
+        }
+    }
+
+    /// Records the end and what follows from it.
+    pub(crate) async fn end(&self, outcome: Outcome) -> Result<(), LetGo> {
+        let end = outcome.end;
+        match self.shared.write(&self.holding, AttemptChange::Ended(outcome)).await {
+            Ok(written) => {
+                tracing::info!(attempt = %self.held.id, ?end, state = %written.state, job = %written.job, "ended");
+                Ok(())
+            }
+            Err(error) => {
+                if error.kind() != ErrorKind::Fenced {
+                    tracing::error!(attempt = %self.held.id, ?end, error = %error.full(), "the store refuses its end");
+                }
+                Err(LetGo)
+            }
+        }
+    }
+}
+
+/// The end of an attempt that was given up before it was set going.
+pub(crate) fn never_set_going() -> Outcome {
+    Outcome::new(End::NeverRan(NeverRan::NotSetGoing)).with_message("its worker went away before it was started")
+}

@@ -1,0 +1,74 @@
+//! Clean-up of a realm (PROTOCOL C1): lists the realm first, asks the store second, removes only what is finalised.
+
+use std::{sync::Arc, time::Duration};
+
+use robata_core::{
+    AttemptId, Result,
+    attempt::Knowledge,
+    executor::{Owned, label},
+};
+
+use crate::{backoff::Backoff, clock::wall_time, engine::Engine, shared::Shared};
+
+/// Cleans one realm until told to stop.
+pub(crate) async fn serve(shared: Arc<Shared>, engine: Arc<Engine>) {
+    let mut backoff = Backoff::new(Duration::from_secs(1), Duration::from_secs(60));
+    loop {
+        let wait = if engine.realm().is_none() || shared.lease.valid().is_none() {
+            backoff.next()
+        } else {
+            match clean(&shared, &engine).await {
+                Ok(()) => shared.config.clean_every,
+                Err(error) => {
+                    tracing::warn!(executor = %engine.name, error = %error.full(), "cannot clean up");
+                    backoff.next()
+                }
+            }
+        };
+        tokio::select! {
+            () = shared.stop.cancelled() => return,
+            () = tokio::time::sleep(wait) => {}
+        }
+    }
+}
+
+async fn clean(shared: &Shared, engine: &Engine) -> Result<()> {
+    let owned = engine.executor.owned().await?;
+    let named: Vec<(Option<AttemptId>, Owned)> = owned
+        .into_iter()
+        .map(|thing| {
+            (
+                thing.labels.get(label::ATTEMPT).and_then(|text| text.parse().ok()),
+                thing,
+            )
+        })
+        .collect();
+    let ids: Vec<AttemptId> = named.iter().filter_map(|(id, _)| *id).collect();
+    let mut known = shared.store.known(&ids).await?.into_iter();
+    for (id, thing) in named {
+        let knowledge = if id.is_some() {
+            known.next().unwrap_or(Knowledge::Open)
+        } else {
+            Knowledge::Unknown
+        };
+        let age = wall_time().since(thing.created_at);
+        let remove = match knowledge {
+            Knowledge::Open => false,
+            Knowledge::Finalised => true,
+            Knowledge::Unknown => {
+                tracing::warn!(executor = %engine.name, handle = %thing.handle, age_secs = age.as_secs(), "unknown to the store");
+                age >= shared.config.orphan_after
+            }
+        };
+        if !remove || shared.lease.valid().is_none() {
+            continue;
+        }
+        match engine.executor.remove(&thing.handle, true).await {
+            Ok(()) => tracing::info!(executor = %engine.name, handle = %thing.handle, "removed what was left behind"),
+            Err(error) => {
+                tracing::warn!(executor = %engine.name, handle = %thing.handle, error = %error.full(), "cannot remove")
+            }
+        }
+    }
+    Ok(())
+}

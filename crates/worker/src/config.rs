@@ -1,0 +1,43 @@
+//! What a worker can be told.
+
+use std::{collections::BTreeMap, time::Duration};
+
+use robata_core::ExecutorName;
+
+/// A worker's settings.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct WorkerConfig {
+    /// The host's name, for people.
+    pub host: String,
+    /// Attempts at once, by executor; default: 2 × cores.
+    pub slots: BTreeMap<ExecutorName, u32>,
+    /// Slots of an executor that `slots` does not name.
+    pub default_slots: u32,
+    /// How long an unknown thing of our installation is left alone (PROTOCOL C1).
+    pub orphan_after: Duration,
+    /// How often the realm is compared with the store.
+    pub clean_every: Duration,
+    /// How often everything followed is looked at, whatever the events say.
+    pub sweep_every: Duration,
+    /// How long a log that cannot be kept is tried again after its attempt's end, before it is marked incomplete.
+    pub logs_patience: Duration,
+    /// How long stopping may take to bring what is half done to a known state.
+    pub stop_within: Duration,
+}
+
+impl Default for WorkerConfig {
+    fn default() -> Self {
+        let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+        Self {
+            host: String::new(),
+            slots: BTreeMap::new(),
+            default_slots: u32::try_from(2 * cores).unwrap_or(u32::MAX),
+            orphan_after: Duration::from_secs(24 * 3600),
+            clean_every: Duration::from_secs(300),
+            sweep_every: Duration::from_secs(15),
+            logs_patience: Duration::from_secs(3600),
+            stop_within: Duration::from_secs(5),
+        }
+    }
+}

@@ -1,0 +1,127 @@
+//! The last steps of an attempt: log read to its end, sealed, the thing removed, in this order (PROTOCOL X6).
+
+use std::time::Duration;
+
+use robata_core::{
+    ErrorKind,
+    attempt::{AttemptChange, LogState, LogSummary},
+    executor::Handle,
+    log_store::Seal,
+};
+use tokio::time::Instant;
+
+use crate::{
+    attempt::{Attempt, LetGo},
+    backoff::Backoff,
+    pump::{self, Pump, Read},
+};
+
+/// Finalises an attempt that has ended.
+pub(crate) async fn finalise(attempt: &Attempt, handle: Option<&Handle>, pump: Option<Pump>) -> Result<(), LetGo> {
+    let summary = match handle {
+        Some(handle) => {
+            let mut pump = match pump {
+                Some(pump) => pump,
+                None => pump::spawn(attempt, handle),
+            };
+            let patience = attempt.shared.config.logs_patience;
+            let read = match tokio::time::timeout(patience, pump.finish()).await {
+                Ok(read) => read,
+                Err(_) => Read::Incomplete("the output could not be read and kept in time".to_owned()),
+            };
+            seal(attempt, read).await
+        }
+        None if attempt.held.handle.is_some() => {
+            seal(
+                attempt,
+                Read::Incomplete("what ran is gone, its output with it".to_owned()),
+            )
+            .await
+        }
+        None => LogSummary {
+            state: LogState::Complete,
+            reason: None,
+            bytes: 0,
+        },
+    };
+    if let Some(handle) = handle {
+        remove(attempt, handle).await;
+    }
+    match attempt
+        .shared
+        .write(&attempt.holding, AttemptChange::Finalised(summary))
+        .await
+    {
+        Ok(_) => Ok(()),
+        Err(error) => {
+            if error.kind() != ErrorKind::Fenced {
+                tracing::error!(attempt = %attempt.held.id, error = %error.full(), "the store refuses that it is finalised");
+            }
+            Err(LetGo)
+        }
+    }
+}
+
+async fn seal(attempt: &Attempt, read: Read) -> LogSummary {
+    let summary = match read {
+        // Nothing was printed and nothing kept: the store's own row says all.
+        Read::Whole(0) => {
+            return LogSummary {
+                state: LogState::Complete,
+                reason: None,
+                bytes: 0,
+            };
+        }
+        Read::Whole(bytes) => LogSummary {
+            state: LogState::Complete,
+            reason: None,
+            bytes,
+        },
+        Read::Incomplete(reason) => LogSummary {
+            state: LogState::Incomplete,
+            reason: Some(reason),
+            bytes: 0,
+        },
+    };
+    let until = Instant::now() + attempt.shared.config.logs_patience;
+    let mut backoff = Backoff::new(Duration::from_millis(200), Duration::from_secs(10));
+    loop {
+        let seal = Seal {
+            attempt: attempt.held.id,
+            epoch: attempt.holding.epoch,
+            summary: summary.clone(),
+        };
+        match attempt.shared.logs.seal(seal).await {
+            Ok(sealed) => return sealed,
+            Err(error) if error.kind() != ErrorKind::Fenced && Instant::now() < until => {
+                tracing::warn!(attempt = %attempt.held.id, error = %error.full(), "cannot seal the log");
+                backoff.wait().await;
+            }
+            Err(error) => {
+                let reason = format!("the log could not be sealed: {}", error.full());
+                return LogSummary {
+                    state: LogState::Incomplete,
+                    reason: Some(reason),
+                    bytes: summary.bytes,
+                };
+            }
+        }
+    }
+}
+
+async fn remove(attempt: &Attempt, handle: &Handle) {
+    let mut backoff = Backoff::new(Duration::from_millis(200), Duration::from_secs(10));
+    // Under a lease only (PROTOCOL H2). What cannot be removed now is found by the clean-up later.
+    for _ in 0..5 {
+        if attempt.shared.lease.wait_valid().await.incarnation != attempt.holding.incarnation {
+            return;
+        }
+        match attempt.engine.executor.remove(handle, true).await {
+            Ok(()) => return,
+            Err(error) => {
+                tracing::warn!(attempt = %attempt.held.id, error = %error.full(), "cannot remove what is left of it")
+            }
+        }
+        backoff.wait().await;
+    }
+}

@@ -1,0 +1,271 @@
+//! From an engine's output to the log store, in chunks, with bounded memory (PROTOCOL X7).
+//!
+//! What was not kept yet is read again from the engine: the engine is the spool, and nothing is held beside one chunk.
+
+use std::{sync::Arc, time::Duration};
+
+use bytes::Bytes;
+use futures::StreamExt;
+use robata_core::{
+    AttemptId, Epoch, Error, ErrorKind,
+    executor::{Handle, Output, Position, ReadOutput, Stream},
+    log_store::{Chunk, Piece},
+};
+use tokio::{sync::watch, time::Instant};
+
+use crate::{attempt::Attempt, backoff::Backoff, engine::Engine, held::Wishes, shared::Shared};
+
+/// A chunk is written at this size.
+const CHUNK_BYTES: usize = 256 << 10;
+/// Or after this time, which doubles with each chunk of a quiet attempt.
+const FIRST_FLUSH: Duration = Duration::from_secs(1);
+/// Up to this.
+const SLOWEST_FLUSH: Duration = Duration::from_secs(15);
+/// While somebody follows.
+const FOLLOWED_FLUSH: Duration = Duration::from_millis(100);
+
+/// How reading the output ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Read {
+    /// To the end: so many bytes of both streams.
+    Whole(u64),
+    /// Something is missing, for this reason.
+    Incomplete(String),
+}
+
+/// The task that reads one attempt's output; aborted when dropped.
+#[derive(Debug)]
+pub(crate) struct Pump(tokio::task::JoinHandle<Read>);
+
+impl Pump {
+    pub(crate) async fn finish(&mut self) -> Read {
+        match (&mut self.0).await {
+            Ok(read) => read,
+            Err(error) => Read::Incomplete(format!("reading the output failed: {error}")),
+        }
+    }
+}
+
+impl Drop for Pump {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+/// Begins to read.
+pub(crate) fn spawn(attempt: &Attempt, handle: &Handle) -> Pump {
+    let reader = Reader {
+        shared: Arc::clone(&attempt.shared),
+        engine: Arc::clone(&attempt.engine),
+        attempt: attempt.held.id,
+        epoch: attempt.holding.epoch,
+        handle: handle.clone(),
+        wishes: attempt.holding.wishes.clone(),
+    };
+    Pump(attempt.shared.tasks.spawn(reader.run()))
+}
+
+struct Reader {
+    shared: Arc<Shared>,
+    engine: Arc<Engine>,
+    attempt: AttemptId,
+    epoch: Epoch,
+    handle: Handle,
+    wishes: watch::Receiver<Wishes>,
+}
+
+/// A place from which all that comes after is still to be kept: the engine's position, and each stream's offset there.
+///
+/// The offsets stand in the log store's position, so that bytes read twice get the same place twice.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+struct Mark {
+    offsets: [u64; 2],
+    engine: Position,
+}
+
+impl Mark {
+    fn encode(&self) -> Position {
+        Position(format!("{}:{}:{}", self.offsets[0], self.offsets[1], self.engine.0))
+    }
+
+    fn decode(position: &Position) -> Option<Self> {
+        let mut parts = position.0.splitn(3, ':');
+        let mut offset = || parts.next()?.parse().ok();
+        let offsets = [offset()?, offset()?];
+        Some(Self {
+            offsets,
+            engine: Position(parts.next()?.to_owned()),
+        })
+    }
+}
+
+/// What was read and is not kept yet.
+#[derive(Default)]
+struct Buffer {
+    pieces: [Vec<Piece>; 2],
+    bytes: usize,
+}
+
+impl Reader {
+    async fn run(self) -> Read {
+        let mut mark = Mark::default();
+        // Nothing can be kept of an attempt that nobody held before.
+        if self.epoch > 1 {
+            mark = self.progress().await;
+        }
+        let mut backoff = Backoff::new(Duration::from_millis(200), Duration::from_secs(10));
+        loop {
+            match self.read(&mut mark).await {
+                Ok(()) => return Read::Whole(mark.offsets[0] + mark.offsets[1]),
+                Err(error) if error.kind() == ErrorKind::Unavailable => {
+                    tracing::warn!(attempt = %self.attempt, error = %error.full(), "the output cannot be read or kept now");
+                    backoff.wait().await;
+                }
+                Err(error) => return Read::Incomplete(error.full()),
+            }
+        }
+    }
+
+    async fn progress(&self) -> Mark {
+        let mut backoff = Backoff::new(Duration::from_millis(200), Duration::from_secs(10));
+        loop {
+            match self.shared.logs.progress(self.attempt).await {
+                Ok(progress) => return Mark::decode(&progress.position).unwrap_or_default(),
+                Err(error) => {
+                    tracing::warn!(attempt = %self.attempt, error = %error.full(), "the log cannot be read now")
+                }
+            }
+            backoff.wait().await;
+        }
+    }
+
+    /// Reads from `mark` to the end; `mark` moves with what is kept.
+    async fn read(&self, mark: &mut Mark) -> Result<(), Error> {
+        let request = ReadOutput {
+            handle: self.handle.clone(),
+            from: mark.engine.clone(),
+            follow: true,
+        };
+        let mut output = self.engine.executor.output(request).await?;
+        let mut wishes = self.wishes.clone();
+        let mut buffer = Buffer::default();
+        let mut next = mark.clone();
+        let mut flush_after = FIRST_FLUSH;
+        let mut first_at: Option<Instant> = None;
+        loop {
+            let patience = if followed(&wishes) { FOLLOWED_FLUSH } else { flush_after };
+            tokio::select! {
+                piece = output.next() => match piece {
+                    Some(Ok(piece)) => {
+                        first_at.get_or_insert_with(Instant::now);
+                        buffer.take(&mut next, piece);
+                        if buffer.bytes >= CHUNK_BYTES {
+                            self.flush(&mut buffer, mark, &next).await?;
+                            first_at = None;
+                            flush_after = FIRST_FLUSH;
+                        }
+                    }
+                    Some(Err(error)) => {
+                        self.flush(&mut buffer, mark, &next).await?;
+                        return Err(error);
+                    }
+                    None => return self.flush(&mut buffer, mark, &next).await,
+                },
+                () = sleep_until(first_at.map(|at| at + patience)) => {
+                    self.flush(&mut buffer, mark, &next).await?;
+                    first_at = None;
+                    flush_after = (flush_after * 2).min(SLOWEST_FLUSH);
+                }
+                Ok(()) = wishes.changed() => {}
+            }
+        }
+    }
+
+    /// Keeps what was read. The last chunk alone carries the new position: before it is kept, not all of both streams is.
+    async fn flush(&self, buffer: &mut Buffer, mark: &mut Mark, next: &Mark) -> Result<(), Error> {
+        let mut chunks: Vec<_> = std::mem::take(&mut buffer.pieces)
+            .into_iter()
+            .filter(|pieces| !pieces.is_empty())
+            .collect();
+        buffer.bytes = 0;
+        let last = chunks.pop();
+        for (pieces, position) in chunks
+            .into_iter()
+            .map(|chunk| (chunk, &*mark))
+            .chain(last.map(|chunk| (chunk, next)))
+        {
+            let chunk = Chunk {
+                attempt: self.attempt,
+                epoch: self.epoch,
+                pieces,
+                position: position.encode(),
+            };
+            self.shared.logs.append(chunk).await.map_err(unavailable)?;
+        }
+        *mark = next.clone();
+        Ok(())
+    }
+}
+
+/// A log store that cannot keep a chunk is tried again, whatever it says: the output is still in the engine.
+fn unavailable(error: Error) -> Error {
+    Error::new(
+        ErrorKind::Unavailable,
+        "worker.pump",
+        "the log store does not keep the output",
+    )
+    .with_source(error)
+}
+
+impl Buffer {
+    fn take(&mut self, next: &mut Mark, output: Output) {
+        let at = match output.stream {
+            Stream::Stdout => 0,
+            Stream::Stderr => 1,
+        };
+        let mut data: Bytes = output.data;
+        self.bytes += data.len();
+        // One piece is at most one chunk.
+        while !data.is_empty() {
+            let part = data.split_to(data.len().min(CHUNK_BYTES));
+            let length = part.len() as u64;
+            self.pieces[at].push(Piece {
+                at: output.at,
+                stream: output.stream,
+                offset: next.offsets[at],
+                data: part,
+            });
+            next.offsets[at] += length;
+        }
+        next.engine = output.position;
+    }
+}
+
+fn followed(wishes: &watch::Receiver<Wishes>) -> bool {
+    wishes
+        .borrow()
+        .followed_until
+        .is_some_and(|until| until > Instant::now())
+}
+
+async fn sleep_until(at: Option<Instant>) {
+    match at {
+        Some(at) => tokio::time::sleep_until(at).await,
+        None => std::future::pending().await,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_mark_survives_the_log_store() {
+        let mark = Mark {
+            offsets: [7, 9],
+            engine: Position("a:b".into()),
+        };
+        assert_eq!(Mark::decode(&mark.encode()), Some(mark));
+        assert_eq!(Mark::decode(&Position::default()), None);
+    }
+}
