@@ -313,6 +313,11 @@ pub trait Executor: fmt::Debug + Send + Sync + 'static {
 
     /// All that this installation has in the realm.
     async fn owned(&self) -> Result<Vec<Owned>>;
+
+    /// The engine's own present, by which its start times are read (PROTOCOL X3); `None`: it is this machine's clock.
+    async fn now(&self) -> Result<Option<Timestamp>> {
+        Ok(None)
+    }
 }
 
 /// The name of an attempt's thing: readable, unique in its installation, and allowed everywhere.

@@ -140,10 +140,13 @@ impl Outbox {
         Ok(())
     }
 
-    /// Whether nothing is in the line while somebody waits for it: then what the store calls published is lost.
+    /// Whether nothing waits in the line while somebody waits for it: then what the store calls published is lost.
+    ///
+    /// What a receiver has had for so long without a claim counts as lost, too: a claim takes milliseconds, a receiver
+    /// that went away may never give it back, and a reference that comes twice loses its second claim.
     async fn is_drained(&self, line: &Line) -> Result<bool> {
         let depth = self.queue.depth(line).await?;
-        Ok(depth.waiting == 0 && depth.unacknowledged == 0 && depth.receivers.is_none_or(|receivers| receivers > 0))
+        Ok(depth.waiting == 0 && depth.receivers.is_none_or(|receivers| receivers > 0))
     }
 
     /// The line's broker key; where it has changed, what went out under another one is void.

@@ -1,6 +1,10 @@
 //! Adoption: taking over what no live worker holds, and setting right what two lists do not agree on.
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeMap, HashSet},
+    sync::Arc,
+    time::Duration,
+};
 
 use futures::StreamExt;
 use robata_core::{
@@ -125,6 +129,7 @@ pub(crate) async fn reconcile(shared: &Arc<Shared>, incarnation: IncarnationId) 
         );
         adopt(shared, incarnation, Some(unknown)).await;
     }
+    let theirs: HashSet<_> = theirs.into_iter().collect();
     for (attempt, epoch) in ours {
         if !theirs.contains(&(attempt, epoch)) {
             // Finalised since the list was made, or not ours any more.

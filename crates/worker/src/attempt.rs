@@ -5,7 +5,7 @@ use std::sync::Arc;
 use robata_core::{
     ErrorKind, IncarnationId, Result,
     attempt::{AttemptChange, HeldAttempt},
-    executor::{Handle, Observation, Target, ThingState, label, thing_name},
+    executor::{Handle, Observation, Target, ThingState, thing_name},
     finish::{End, NeverRan, Outcome},
 };
 
@@ -40,6 +40,8 @@ pub(crate) struct Attempt {
 /// Why a task ends before its attempt is finalised: it is somebody else's now. The store or the next holder does the rest.
 #[derive(Debug)]
 pub(crate) struct LetGo;
+
+const HOLDER_GONE: &str = "its worker went away before it was started";
 
 /// Begins an attempt's task.
 pub(crate) fn spawn(
@@ -97,6 +99,8 @@ impl Drop for Forget {
 impl Attempt {
     async fn run(mut self, slot: Slot, origin: Origin) -> Result<(), LetGo> {
         if !self.held.state.is_live() {
+            // What has ended takes no slot.
+            drop(slot);
             let handle = self.held.handle.clone();
             return finalise::finalise(&self, handle.as_ref(), None).await;
         }
@@ -126,24 +130,14 @@ impl Attempt {
             None => Target::Name(self.name.clone()),
         };
         let seen = self.observe(target).await;
-        // A thing under our name with another mark is not this attempt's.
-        let ours = seen
-            .labels
-            .get(label::MARK)
-            .is_none_or(|mark| *mark == self.held.request.mark.to_string());
-        let (state, handle) = if ours {
-            (seen.state, seen.handle)
-        } else {
-            (ThingState::Absent, None)
-        };
-        match (state, handle) {
+        match (seen.state, seen.handle) {
             (ThingState::Prepared, Some(handle)) => match self.remove_unstarted(&handle).await {
-                true => Ok(Started::Never(None, never_set_going())),
+                true => Ok(Started::Never(None, never_set_going(HOLDER_GONE))),
                 // The engine refused because it runs: somebody's start came through.
                 false => self.take_running(handle, slot).await,
             },
             (ThingState::Running { .. } | ThingState::Ended(_), Some(handle)) => self.take_running(handle, slot).await,
-            _ if self.held.handle.is_none() => Ok(Started::Never(None, never_set_going())),
+            _ if self.held.handle.is_none() => Ok(Started::Never(None, never_set_going(HOLDER_GONE))),
             _ => {
                 let gone = "the engine says that it is gone; what became of it cannot be known";
                 Ok(Started::Never(None, Outcome::new(End::Lost).with_message(gone)))
@@ -174,13 +168,19 @@ impl Attempt {
         }
     }
 
-    /// Removes what was never set going, without force; `false` where the engine refuses because it runs.
+    /// Removes what was never set going, without force; `false` where it has run after all, or the engine refuses
+    /// because it runs: somebody's start came through.
     pub(crate) async fn remove_unstarted(&self, handle: &Handle) -> bool {
         let mut backoff = crate::backoff::Backoff::new(
             std::time::Duration::from_millis(200),
             std::time::Duration::from_secs(10),
         );
         loop {
+            // Removing without force takes what has run and ended, too: that must be followed to its recorded end.
+            let seen = self.observe(Target::Handle(handle.clone())).await.state;
+            if matches!(seen, ThingState::Running { .. } | ThingState::Ended(_)) {
+                return false;
+            }
             match self.engine.executor.remove(handle, false).await {
                 Ok(()) => return true,
                 Err(error) if error.kind() == ErrorKind::StillRuns => return false,
@@ -211,6 +211,6 @@ impl Attempt {
 }
 
 /// The end of an attempt that was given up before it was set going.
-pub(crate) fn never_set_going() -> Outcome {
-    Outcome::new(End::NeverRan(NeverRan::NotSetGoing)).with_message("its worker went away before it was started")
+pub(crate) fn never_set_going(words: &str) -> Outcome {
+    Outcome::new(End::NeverRan(NeverRan::NotSetGoing)).with_message(words)
 }

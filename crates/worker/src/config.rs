@@ -20,6 +20,10 @@ pub struct WorkerConfig {
     pub clean_every: Duration,
     /// How often everything followed is looked at, whatever the events say.
     pub sweep_every: Duration,
+    /// A start that waits longer for an engine or for capacity gives its slot back (PROTOCOL X2).
+    pub slot_patience: Duration,
+    /// A start whose answer was lost is looked for so long, before what was made is removed (PROTOCOL X1).
+    pub lost_start_patience: Duration,
     /// How long a log that cannot be kept is tried again after its attempt's end, before it is marked incomplete.
     pub logs_patience: Duration,
     /// How long stopping may take to bring what is half done to a known state.
@@ -36,6 +40,8 @@ impl Default for WorkerConfig {
             orphan_after: Duration::from_secs(24 * 3600),
             clean_every: Duration::from_secs(300),
             sweep_every: Duration::from_secs(15),
+            slot_patience: Duration::from_secs(10),
+            lost_start_patience: Duration::from_secs(60),
             logs_patience: Duration::from_secs(3600),
             stop_within: Duration::from_secs(5),
         }

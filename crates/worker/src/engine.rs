@@ -5,19 +5,22 @@
 
 use std::{
     collections::{HashMap, HashSet},
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicI64, Ordering},
+    },
     time::Duration,
 };
 
 use futures::StreamExt;
 use robata_core::{
-    ExecutorName,
+    ExecutorName, Timestamp,
     executor::{Event, Executor, Handle, RealmId, Target, ThingState},
 };
 use tokio::sync::{Notify, Semaphore, watch};
 use tokio_util::sync::CancellationToken;
 
-use crate::{backoff::Backoff, slots::Slots};
+use crate::{backoff::Backoff, clock::wall_time, slots::Slots};
 
 /// Things looked at in one call.
 const BATCH: usize = 500;
@@ -36,6 +39,8 @@ pub(crate) struct Engine {
     realm: watch::Sender<Option<RealmId>>,
     watched: Mutex<Watched>,
     dirty: Notify,
+    /// Milliseconds by which the engine's clock is ahead of ours.
+    ahead_millis: AtomicI64,
 }
 
 #[derive(Debug, Default)]
@@ -102,6 +107,7 @@ impl Engine {
             realm: watch::Sender::new(None),
             watched: Mutex::default(),
             dirty: Notify::new(),
+            ahead_millis: AtomicI64::new(0),
             executor,
         }
     }
@@ -161,11 +167,31 @@ impl Engine {
         }
     }
 
+    /// How long something has run that the engine started at this time of its own clock.
+    pub(crate) fn ran_since(&self, started_at: Timestamp) -> Duration {
+        let ahead = self.ahead_millis.load(Ordering::Relaxed);
+        Timestamp::from_millis(wall_time().as_millis() + ahead).since(started_at)
+    }
+
+    async fn read_clock(&self) {
+        match self.executor.now().await {
+            Ok(Some(now)) => self
+                .ahead_millis
+                .store(now.as_millis() - wall_time().as_millis(), Ordering::Relaxed),
+            Ok(None) => {}
+            Err(error) => {
+                tracing::warn!(executor = %self.name, error = %error.full(), "cannot read the engine's clock")
+            }
+        }
+    }
+
     async fn find_realm(&self) {
         let mut backoff = Backoff::new(Duration::from_millis(500), Duration::from_secs(15));
         loop {
             match self.executor.realm().await {
                 Ok(realm) => {
+                    // Before anything is adopted: time limits count from the engine's own start times.
+                    self.read_clock().await;
                     tracing::info!(executor = %self.name, %realm, "realm reached");
                     self.realm.send_replace(Some(realm));
                     return;
@@ -233,6 +259,7 @@ impl Engine {
     async fn sweep(&self, every: Duration) {
         loop {
             tokio::time::sleep(every).await;
+            self.read_clock().await;
             self.mark_all();
         }
     }

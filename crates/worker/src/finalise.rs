@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use robata_core::{
-    ErrorKind,
+    Error, ErrorKind,
     attempt::{AttemptChange, LogState, LogSummary},
     executor::Handle,
     log_store::Seal,
@@ -91,7 +91,16 @@ async fn seal(attempt: &Attempt, read: Read) -> LogSummary {
             epoch: attempt.holding.epoch,
             summary: summary.clone(),
         };
-        match attempt.shared.logs.seal(seal).await {
+        // A log store that hangs is one that fails.
+        let sealed = tokio::time::timeout_at(until, attempt.shared.logs.seal(seal)).await;
+        let sealed = sealed.unwrap_or_else(|_| {
+            Err(Error::new(
+                ErrorKind::Unavailable,
+                "logs.seal",
+                "the log store does not answer",
+            ))
+        });
+        match sealed {
             Ok(sealed) => return sealed,
             Err(error) if error.kind() != ErrorKind::Fenced && Instant::now() < until => {
                 tracing::warn!(attempt = %attempt.held.id, error = %error.full(), "cannot seal the log");

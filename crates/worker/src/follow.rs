@@ -13,7 +13,6 @@ use tokio::time::Instant;
 use crate::{
     attempt::{Attempt, LetGo},
     backoff::Backoff,
-    clock::wall_time,
     engine::Watch,
 };
 
@@ -78,8 +77,7 @@ async fn to_the_end(attempt: &Attempt, handle: &Handle) -> Result<Outcome, LetGo
 /// The time limit counts from the engine's own start time; from here on it runs on the monotonic clock.
 fn deadline(attempt: &Attempt, started_at: Timestamp) -> Option<Instant> {
     let timeout = attempt.held.request.definition.timeout?;
-    let ran = wall_time().since(started_at);
-    Some(Instant::now() + timeout.saturating_sub(ran))
+    Some(Instant::now() + timeout.saturating_sub(attempt.engine.ran_since(started_at)))
 }
 
 async fn sleep_until(deadline: Option<Instant>) {
@@ -105,7 +103,10 @@ async fn record_started(attempt: &Attempt, at: Timestamp, deadline: Option<Insta
         }
         Err(error) if error.kind() == ErrorKind::Fenced => Err(LetGo),
         // The table does not know this move: recorded before, by the holder before us.
-        Err(_) => Ok(true),
+        Err(_) => {
+            attempt.shared.held.set_resting(&attempt.holding, true);
+            Ok(true)
+        }
     }
 }
 

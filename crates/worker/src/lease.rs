@@ -103,6 +103,10 @@ impl LeaseKeeper {
             Ok(Err(error)) if error.kind() == ErrorKind::Fenced => {
                 tracing::warn!(%incarnation, "the lease has ended; going on as a new incarnation");
                 self.register(shared).await;
+                // Whatever was held before is somebody else's, or is adopted again in a moment, with a new epoch.
+                for (attempt, epoch) in shared.held.all(incarnation) {
+                    shared.held.let_go(attempt, epoch);
+                }
                 shared.orphans.notify_one();
             }
             Ok(Err(error)) => tracing::warn!(error = %error.full(), "heartbeat failed"),
@@ -113,11 +117,11 @@ impl LeaseKeeper {
 
 /// Registers and renews the lease until told to stop.
 pub(crate) async fn keep(shared: Arc<Shared>) {
+    let mut realms = shared.realms_changed();
     shared.lease.register(&shared).await;
     shared.orphans.notify_one();
     let mut ticks = tokio::time::interval(HEARTBEAT);
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-    let mut realms = shared.realms_changed();
     loop {
         tokio::select! {
             () = shared.stop.cancelled() => return,

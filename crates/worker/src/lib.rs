@@ -11,6 +11,7 @@ mod finalise;
 mod follow;
 mod held;
 mod lease;
+mod part;
 mod pump;
 mod receive;
 mod recorder;

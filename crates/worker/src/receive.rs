@@ -56,6 +56,9 @@ pub(crate) async fn serve(shared: Arc<Shared>, engine: Arc<Engine>) {
             Ok(deliveries) => {
                 if take(&shared, &engine, lease, deliveries).await.is_ok() {
                     backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(5));
+                } else {
+                    // Received again at once it would be claimed, and refused, in a circle.
+                    backoff.wait().await;
                 }
             }
             Err(error) => {

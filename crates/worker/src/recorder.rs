@@ -7,7 +7,7 @@ use robata_core::{
     attempt::{AttemptWrite, Written},
     store::Store,
 };
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{Mutex, mpsc, oneshot};
 
 /// Writes in one store call.
 const BATCH: usize = 500;
@@ -19,9 +19,9 @@ type Item = (AttemptWrite, oneshot::Sender<Result<Written>>);
 pub(crate) struct Recorder(mpsc::Sender<Item>);
 
 impl Recorder {
-    pub(crate) fn new() -> (Self, mpsc::Receiver<Item>) {
+    pub(crate) fn new() -> (Self, Arc<Mutex<mpsc::Receiver<Item>>>) {
         let (sender, receiver) = mpsc::channel(4 * BATCH);
-        (Self(sender), receiver)
+        (Self(sender), Arc::new(Mutex::new(receiver)))
     }
 
     /// One write. Dropped half-way it may still be done.
@@ -34,7 +34,8 @@ impl Recorder {
 }
 
 /// Serves the recorder until nobody can write any more.
-pub(crate) async fn serve(store: Arc<dyn Store>, mut items: mpsc::Receiver<Item>) {
+pub(crate) async fn serve(store: Arc<dyn Store>, items: Arc<Mutex<mpsc::Receiver<Item>>>) {
+    let mut items = items.lock().await;
     let mut batch = Vec::new();
     while items.recv_many(&mut batch, BATCH).await > 0 {
         let (writes, answers): (Vec<_>, Vec<_>) = batch.drain(..).unzip();

@@ -79,6 +79,8 @@ impl Shared {
     pub(crate) async fn watch_realms(&self) {
         let each = self.engines.values().map(|engine| async {
             let mut changes = engine.realm_changes();
+            // It may have been reached before this task ran for the first time.
+            changes.mark_changed();
             while changes.changed().await.is_ok() {
                 self.realms.send_replace(());
             }

@@ -17,12 +17,10 @@ use crate::{
     slots::Slot,
 };
 
-/// A start that waits longer gives its slot back.
-const SLOT_PATIENCE: Duration = Duration::from_secs(10);
 /// A wait shorter than this is not worth a write.
 const WORTH_TELLING: Duration = Duration::from_secs(1);
-/// A start whose answer was lost is looked for so long.
-const LOST_ANSWER: Duration = Duration::from_secs(60);
+/// What a prepare that was given up may have made is looked for so long; after that it is the clean-up's.
+const LOOK_FOR_LEFTOVERS: Duration = Duration::from_secs(10);
 
 /// What came of a start.
 #[derive(Debug)]
@@ -64,52 +62,55 @@ impl Deadlines {
             Some(ErrorKind::NoCapacity) => NeverRan::NoCapacity,
             _ => NeverRan::EngineUnreachable,
         };
-        let words = last.map_or_else(|| "the image was still being pulled".to_owned(), Error::full);
+        let words = last.map_or_else(|| "it was still being prepared, or waited for a slot".to_owned(), Error::full);
         Outcome::new(End::NeverRan(why)).with_message(format!("not started within `start_within`: {words}"))
     }
 }
 
-/// The slot of a start: given back while it waits long, taken again before the start is sent.
-struct Place {
-    slot: Option<Slot>,
-    waiting: Option<Slot>,
+/// Where a start stands: in a slot, or in one of as many places for those that wait long (PROTOCOL X2).
+enum Place {
+    Slot(Slot),
+    Waiting(Slot),
 }
 
 /// Starts a claimed attempt.
 pub(crate) async fn start(attempt: &mut Attempt, slot: Slot) -> Result<Started, LetGo> {
     let deadlines = Deadlines::of(attempt);
-    let mut place = Place {
-        slot: Some(slot),
-        waiting: None,
-    };
+    let mut place = Place::Slot(slot);
     let prepared = match prepare(attempt, &deadlines, &mut place).await? {
         Ok(prepared) => prepared,
         Err(never) => return Ok(never),
     };
     let handle = prepared.handle.clone();
-    let cancelled = record_prepared(attempt, &handle, prepared.image_digest).await?;
-    let slot = match place.slot {
-        Some(slot) => slot,
-        None => attempt.engine.slots.take().await,
+    if record_prepared(attempt, &handle, prepared.image_digest).await? {
+        attempt.shared.held.cancel(attempt.held.id);
+    }
+    let ready = async {
+        let slot = match place {
+            Place::Slot(slot) => slot,
+            Place::Waiting(waiting) => {
+                let slot = attempt.engine.slots.take().await;
+                drop(waiting);
+                slot
+            }
+        };
+        let permit = attempt.engine.starts.acquire().await;
+        // Without a lease nothing is set going (PROTOCOL H2).
+        (slot, permit, attempt.shared.lease.wait_valid().await)
     };
-    let permit = attempt.engine.starts.acquire().await;
-    let wishes = attempt.holding.wishes.borrow().clone();
-    let too_late = deadlines.first() <= Instant::now();
-    // Without a lease nothing is set going (PROTOCOL H2).
-    let lease = attempt.shared.lease.wait_valid().await;
+    let (slot, permit, lease) = tokio::select! {
+        biased;
+        () = attempt.holding.cancel_wished() => {
+            let outcome = Outcome::new(End::NeverRan(NeverRan::Cancelled));
+            return give_up(attempt, handle, outcome).await;
+        }
+        () = tokio::time::sleep_until(deadlines.first()) => {
+            return give_up(attempt, handle, deadlines.outcome(None)).await;
+        }
+        ready = ready => ready,
+    };
     if lease.incarnation != attempt.holding.incarnation {
         return Err(LetGo);
-    }
-    if cancelled || wishes.cancel || too_late {
-        if attempt.remove_unstarted(&handle).await {
-            let outcome = if too_late {
-                deadlines.outcome(None)
-            } else {
-                Outcome::new(End::NeverRan(NeverRan::Cancelled))
-            };
-            return Ok(Started::Never(None, outcome));
-        }
-        return Ok(Started::Runs(handle, slot));
     }
     let sent = attempt.engine.executor.start(&handle).await;
     drop(permit);
@@ -117,6 +118,19 @@ pub(crate) async fn start(attempt: &mut Attempt, slot: Slot) -> Result<Started, 
         Ok(()) => Ok(Started::Runs(handle, slot)),
         Err(error) => after_failed_start(attempt, handle, slot, error).await,
     }
+}
+
+/// Removes what was prepared and is not to be started any more.
+async fn give_up(attempt: &Attempt, handle: Handle, outcome: Outcome) -> Result<Started, LetGo> {
+    // Under a lease only (PROTOCOL H2).
+    if attempt.shared.lease.wait_valid().await.incarnation != attempt.holding.incarnation {
+        return Err(LetGo);
+    }
+    if attempt.remove_unstarted(&handle).await {
+        return Ok(Started::Never(None, outcome));
+    }
+    let slot = attempt.engine.slots.take_adopted();
+    Ok(Started::Runs(handle, slot))
 }
 
 /// A start that failed for good is told; one whose answer was lost is looked for, never sent again.
@@ -132,20 +146,25 @@ async fn after_failed_start(attempt: &Attempt, handle: Handle, slot: Slot, error
         }
         _ => tracing::warn!(attempt = %attempt.held.id, error = %error.full(), "a start failed or its answer was lost"),
     }
-    let until = Instant::now() + LOST_ANSWER;
+    let until = Instant::now() + attempt.shared.config.lost_start_patience;
     let mut backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(5));
     loop {
         match attempt.observe(Target::Handle(handle.clone())).await.state {
-            ThingState::Prepared if Instant::now() < until => backoff.wait().await,
-            ThingState::Prepared => {
-                if attempt.remove_unstarted(&handle).await {
-                    return Ok(Started::Never(None, never_set_going()));
+            ThingState::Prepared if Instant::now() < until => tokio::select! {
+                () = backoff.wait() => {}
+                () = attempt.holding.cancel_wished() => {
+                    return give_up(attempt, handle, Outcome::new(End::NeverRan(NeverRan::Cancelled))).await;
                 }
-                return Ok(Started::Runs(handle, slot));
-            }
-            ThingState::Absent => {
-                let outcome = never_set_going().with_message("what was prepared is gone, and was never set going");
+            },
+            ThingState::Prepared => return give_up(attempt, handle, never_set_going(&error.full())).await,
+            ThingState::Absent if error.kind() == ErrorKind::NotFound => {
+                let outcome = never_set_going("what was prepared is gone, and was never set going");
                 return Ok(Started::Never(None, outcome));
+            }
+            // Sent, not answered, and gone: whether it ran cannot be known.
+            ThingState::Absent => {
+                let words = format!("it is gone, and the answer to its start was lost: {}", error.full());
+                return Ok(Started::Never(None, Outcome::new(End::Lost).with_message(words)));
             }
             _ => return Ok(Started::Runs(handle, slot)),
         }
@@ -173,7 +192,6 @@ async fn prepare(
             let mut words: Option<String> = None;
             loop {
                 let tell_at = began + WORTH_TELLING;
-                let give_slot_at = began + SLOT_PATIENCE;
                 tokio::select! {
                     result = &mut making => break Some(result),
                     () = &mut cancel => break None,
@@ -183,21 +201,23 @@ async fn prepare(
                         let text = words.clone().unwrap_or_default();
                         tell(attempt, &mut told, WaitingReason::Pulling, text).await?;
                     }
-                    () = tokio::time::sleep_until(give_slot_at), if place.slot.is_some() && place.waiting.is_none() => {
-                        give_slot_back(attempt, place);
-                        if place.slot.is_some() {
-                            // All places for waiting starts are taken: this one keeps its slot.
-                            place.waiting = place.slot.take();
-                        }
+                    waiting = place_to_wait(attempt, began), if matches!(place, Place::Slot(_)) => {
+                        *place = Place::Waiting(waiting);
                     }
                 }
             }
         };
         let Some(result) = result else {
             // The prepare was dropped and may have made something: it is looked for by its name.
-            let seen = attempt.observe(Target::Name(attempt.name.clone())).await;
-            if let (ThingState::Prepared, Some(handle)) = (&seen.state, &seen.handle) {
-                attempt.remove_unstarted(handle).await;
+            let look = async {
+                let seen = attempt.observe(Target::Name(attempt.name.clone())).await;
+                if let (ThingState::Prepared, Some(handle)) = (&seen.state, &seen.handle) {
+                    attempt.remove_unstarted(handle).await;
+                }
+            };
+            // An engine that does not answer keeps nothing that runs; an end must not wait for it for ever.
+            if tokio::time::timeout(LOOK_FOR_LEFTOVERS, look).await.is_err() {
+                tracing::warn!(attempt = %attempt.held.id, "the engine does not say what its prepare has left; clean-up looks later");
             }
             let cancelled = attempt.holding.wishes.borrow().cancel;
             let outcome = if cancelled {
@@ -220,7 +240,7 @@ async fn prepare(
             ErrorKind::Unavailable => Err(WaitingReason::EngineUnreachable),
             ErrorKind::NoCapacity => Err(WaitingReason::NoCapacity),
             ErrorKind::ImagePull => Ok(NeverRan::ImagePull),
-            ErrorKind::StillRuns => return taken_name(attempt, place).await,
+            ErrorKind::StillRuns => return taken_name(attempt).await,
             _ => Ok(NeverRan::StartRefused),
         };
         match why {
@@ -234,13 +254,17 @@ async fn prepare(
                 last = Some(error);
             }
         }
-        if began.elapsed() > SLOT_PATIENCE && place.waiting.is_none() {
-            give_slot_back(attempt, place);
-        }
-        tokio::select! {
-            () = backoff.wait() => {}
-            () = &mut cancel => {}
-            () = tokio::time::sleep_until(deadlines.first()) => {}
+        let again = backoff.wait();
+        tokio::pin!(again);
+        loop {
+            tokio::select! {
+                () = &mut again => break,
+                () = &mut cancel => break,
+                () = tokio::time::sleep_until(deadlines.first()) => break,
+                waiting = place_to_wait(attempt, began), if matches!(place, Place::Slot(_)) => {
+                    *place = Place::Waiting(waiting);
+                }
+            }
         }
         if attempt.holding.wishes.borrow().cancel {
             return Ok(Err(Started::Never(
@@ -254,30 +278,24 @@ async fn prepare(
     }
 }
 
-/// The name is taken by something that has run: it is followed where it is ours (PROTOCOL X1).
-async fn taken_name(attempt: &Attempt, place: &mut Place) -> Result<Result<Prepared, Started>, LetGo> {
+/// The name is taken by something that has run, made by a claim that this store does not know (it was restored): it is
+/// this very attempt, and is followed, never started beside (PROTOCOL X1).
+async fn taken_name(attempt: &Attempt) -> Result<Result<Prepared, Started>, LetGo> {
     let seen = attempt.observe(Target::Name(attempt.name.clone())).await;
-    let ours = seen.labels.get(label::MARK) == Some(&attempt.held.request.mark.to_string());
-    match (seen.handle, place.slot.take().or_else(|| place.waiting.take())) {
-        (Some(handle), slot) if ours => {
-            record_prepared(attempt, &handle, None).await?;
-            Ok(Err(Started::Runs(
-                handle,
-                slot.unwrap_or_else(|| attempt.engine.slots.take_adopted()),
-            )))
-        }
-        _ => Ok(Err(Started::Never(
-            None,
-            never_set_going().with_message("its name is taken in the engine"),
-        ))),
-    }
+    let Some(handle) = seen.handle else {
+        let words = "its name was taken in the engine, and what had it is gone";
+        return Ok(Err(Started::Never(None, never_set_going(words))));
+    };
+    tracing::warn!(attempt = %attempt.held.id, %handle, "its name is taken by what has run; following that");
+    record_prepared(attempt, &handle, None).await?;
+    let slot = attempt.engine.slots.take_adopted();
+    Ok(Err(Started::Runs(handle, slot)))
 }
 
-fn give_slot_back(attempt: &Attempt, place: &mut Place) {
-    if let Some(waiting) = attempt.engine.waiting.try_take() {
-        place.waiting = Some(waiting);
-        place.slot = None;
-    }
+/// A place for a start that has waited too long for a slot of its own; where all are taken it keeps its slot meanwhile.
+async fn place_to_wait(attempt: &Attempt, began: Instant) -> Slot {
+    tokio::time::sleep_until(began + attempt.shared.config.slot_patience).await;
+    attempt.engine.waiting.take().await
 }
 
 async fn tell(

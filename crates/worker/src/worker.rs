@@ -3,13 +3,16 @@
 use std::{collections::BTreeMap, sync::Arc};
 
 use robata_core::{ExecutorName, executor::Executor, log_store::LogStore, queue::Queue, store::Store};
-use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
 
 use crate::{
     adopt, clean,
     config::WorkerConfig,
     engine::Engine,
-    lease, receive,
+    lease,
+    part::keep_going,
+    receive,
     recorder::{self, Recorder},
     shared::Shared,
 };
@@ -75,37 +78,55 @@ impl Worker {
             stop.clone(),
         );
         let shared = Arc::new(shared);
-        let parts = TaskTracker::new();
-        // Attempts write until the very end.
-        let writer = parts.spawn(recorder::serve(store, items));
-        let end_engines = CancellationToken::new();
+        let mut parts = JoinSet::new();
+        // What attempts need until the very end.
+        let mut ground = JoinSet::new();
+        let end = CancellationToken::new();
+        ground.spawn(keep_going("recorder", end.clone(), move || {
+            recorder::serve(Arc::clone(&store), Arc::clone(&items))
+        }));
         for engine in shared.engines.values() {
-            parts.spawn(Arc::clone(engine).run(shared.config.sweep_every, end_engines.clone()));
-            parts.spawn(receive::serve(Arc::clone(&shared), Arc::clone(engine)));
-            parts.spawn(clean::serve(Arc::clone(&shared), Arc::clone(engine)));
+            let (watched, sweep_every, ended) = (Arc::clone(engine), shared.config.sweep_every, end.clone());
+            ground.spawn(keep_going("engine", end.clone(), move || {
+                Arc::clone(&watched).run(sweep_every, ended.clone())
+            }));
+            let (all, one) = (Arc::clone(&shared), Arc::clone(engine));
+            parts.spawn(keep_going("receive", stop.clone(), move || {
+                receive::serve(Arc::clone(&all), Arc::clone(&one))
+            }));
+            let (all, one) = (Arc::clone(&shared), Arc::clone(engine));
+            parts.spawn(keep_going("clean", stop.clone(), move || {
+                clean::serve(Arc::clone(&all), Arc::clone(&one))
+            }));
         }
-        let keeper = parts.spawn(lease::keep(Arc::clone(&shared)));
-        parts.spawn(adopt::serve(Arc::clone(&shared)));
-        parts.spawn(adopt::listen(Arc::clone(&shared)));
+        let all = Arc::clone(&shared);
+        parts.spawn(keep_going("lease", stop.clone(), move || lease::keep(Arc::clone(&all))));
+        let all = Arc::clone(&shared);
+        parts.spawn(keep_going("adopt", stop.clone(), move || adopt::serve(Arc::clone(&all))));
+        let all = Arc::clone(&shared);
+        parts.spawn(keep_going("hints", stop.clone(), move || adopt::listen(Arc::clone(&all))));
         let realms = Arc::clone(&shared);
-        let realms = parts.spawn(async move { realms.watch_realms().await });
+        ground.spawn(async move { realms.watch_realms().await });
 
         stop.cancelled().await;
         shared.tasks.close();
         // What is half started, ending or being finalised may come to its next resting place; what runs stays.
-        let _ = tokio::time::timeout(shared.config.stop_within, shared.held.resting()).await;
+        let resting = async {
+            // What is being claimed now is ours, and comes to rest, too.
+            while parts.join_next().await.is_some() {}
+            shared.held.resting().await;
+        };
+        let _ = tokio::time::timeout(shared.config.stop_within, resting).await;
         let left = Left {
             attempts: shared.held.len(),
         };
         shared.leave.cancel();
+        // A store or an engine that does not answer must not keep us from stopping.
+        parts.shutdown().await;
         shared.tasks.wait().await;
-        keeper.abort();
         lease::release(&shared).await;
-        end_engines.cancel();
-        realms.abort();
-        writer.abort();
-        parts.close();
-        parts.wait().await;
+        end.cancel();
+        ground.shutdown().await;
         left
     }
 }

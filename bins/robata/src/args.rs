@@ -1,0 +1,406 @@
+//! The command line's shape: every command and flag, with the words that `--help` shows.
+
+use std::{net::SocketAddr, path::PathBuf, time::Duration};
+
+use clap::{Args, Parser, Subcommand};
+use robata_core::{AppName, ExecutorName, JobId, JobName, QueueName, Timestamp, definition::duration};
+
+use crate::{output::Format, pairs::Pair};
+
+/// Runs jobs in containers.
+#[derive(Debug, Parser)]
+#[command(name = "robata", version, max_term_width = 100, arg_required_else_help = true)]
+pub(crate) struct Cli {
+    /// What is printed: text for people, or JSON for programs.
+    #[arg(long, global = true, value_enum, default_value_t = Format::Text, value_name = "FORMAT")]
+    pub(crate) output: Format,
+    #[command(flatten)]
+    pub(crate) connection: Connection,
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+/// How the client's side reaches a server.
+#[derive(Debug, Args)]
+pub(crate) struct Connection {
+    /// The server that commands talk to.
+    #[arg(
+        long,
+        global = true,
+        env = "ROBATA_SERVER",
+        default_value = "http://127.0.0.1:7070",
+        value_name = "URL"
+    )]
+    pub(crate) server: String,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Run everything in this process: the API, the scheduler and a worker.
+    Up(UpArgs),
+    /// Apply a file of job definitions: all of it, or nothing.
+    Apply(ApplyArgs),
+    /// Enqueue a job.
+    Enqueue(EnqueueArgs),
+    /// Run a one-off with a command of your own; Ctrl-C cancels it.
+    Run(RunArgs),
+    /// List, show, wait for, cancel and retry jobs, and read their logs.
+    Jobs(JobsArgs),
+    /// List and show apps and their job definitions.
+    Apps(AppsArgs),
+    /// List queues.
+    Queues(QueuesArgs),
+    /// List workers.
+    Workers(WorkersArgs),
+    /// Print the settings in force and where each came from.
+    Config(SettingsArgs),
+    /// Try every service that is configured, and say what is wrong and what to do.
+    Doctor(DoctorArgs),
+    /// Measure what this machine does, each figure beside its target and the raw limit.
+    Bench(crate::bench::BenchArgs),
+}
+
+/// Where settings come from.
+#[derive(Debug, Clone, Default, Args)]
+pub(crate) struct SettingsArgs {
+    /// The settings file.
+    #[arg(long, env = "ROBATA_CONFIG", value_name = "FILE")]
+    pub(crate) config: Option<PathBuf>,
+    /// Where to listen; port 0 takes a free one [default: 127.0.0.1:7070].
+    #[arg(long, value_name = "ADDRESS")]
+    pub(crate) listen: Option<SocketAddr>,
+    /// Where everything is kept [default: robata in $XDG_DATA_HOME, or in ~/.local/share].
+    #[arg(long, value_name = "FOLDER")]
+    pub(crate) data_dir: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct UpArgs {
+    #[command(flatten)]
+    pub(crate) settings: SettingsArgs,
+    /// Apply these job definitions before anything is taken.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) apply: Option<PathBuf>,
+    /// Only these executors of the settings.
+    #[arg(long = "executor", value_name = "NAME")]
+    pub(crate) executors: Vec<ExecutorName>,
+    /// Enqueue five jobs that show what can happen to a job, and watch them to their ends.
+    #[arg(long)]
+    pub(crate) demo: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct DoctorArgs {
+    #[command(flatten)]
+    pub(crate) settings: SettingsArgs,
+    /// Only these executors of the settings.
+    #[arg(long = "executor", value_name = "NAME")]
+    pub(crate) executors: Vec<ExecutorName>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ApplyArgs {
+    /// The definitions, TOML, YAML or JSON by the file's name; `-`: TOML from standard input.
+    #[arg(short, long, value_name = "FILE")]
+    pub(crate) file: PathBuf,
+    /// Only say what would change.
+    #[arg(long)]
+    pub(crate) dry_run: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct WaitArgs {
+    /// Wait for the job's end, and exit with its code.
+    #[arg(long)]
+    pub(crate) wait: bool,
+    /// Print the job's own output while it runs; waits, too.
+    #[arg(long)]
+    pub(crate) follow: bool,
+}
+
+impl WaitArgs {
+    /// Whether to wait at all.
+    pub(crate) fn waits(&self) -> bool {
+        self.wait || self.follow
+    }
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct EnqueueArgs {
+    /// The job to run.
+    #[arg(value_name = "APP/JOB", value_parser = app_and_job)]
+    pub(crate) target: (AppName, JobName),
+    /// JSON, `@FILE`, or `-` for standard input.
+    #[arg(long, value_name = "JSON|@FILE|-", allow_hyphen_values = true)]
+    pub(crate) payload: Option<String>,
+    /// Not before this time has passed, as 10m.
+    #[arg(long, value_parser = duration::parse, value_name = "DURATION", conflicts_with = "run_at")]
+    pub(crate) delay: Option<Duration>,
+    /// Not before this time, as 2026-11-20T09:30:00Z.
+    #[arg(long, value_parser = time, value_name = "TIME")]
+    pub(crate) run_at: Option<Timestamp>,
+    /// Give up unless it has started this long after it was due.
+    #[arg(long, value_parser = duration::parse, value_name = "DURATION")]
+    pub(crate) expires_in: Option<Duration>,
+    /// Another queue that the app's definitions name.
+    #[arg(long, value_name = "QUEUE")]
+    pub(crate) queue: Option<QueueName>,
+    /// -100 to 100; higher goes first.
+    #[arg(long, allow_hyphen_values = true, value_name = "N")]
+    pub(crate) priority: Option<i64>,
+    /// An idempotency key: the same request with the same key again makes no second job.
+    #[arg(long, value_name = "KEY")]
+    pub(crate) key: Option<String>,
+    /// An environment variable that the definition's env_allow lists.
+    #[arg(long, value_name = "NAME=VALUE")]
+    pub(crate) env: Vec<Pair>,
+    /// A label.
+    #[arg(long, value_name = "KEY=VALUE")]
+    pub(crate) label: Vec<Pair>,
+    #[command(flatten)]
+    pub(crate) wait: WaitArgs,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct RunArgs {
+    /// The app, and the definition whose settings it takes.
+    #[arg(value_name = "APP[/JOB]", value_parser = app_or_job)]
+    pub(crate) target: (AppName, Option<JobName>),
+    /// Another image.
+    #[arg(long, value_name = "REF")]
+    pub(crate) image: Option<String>,
+    /// Replaces the image's ENTRYPOINT; one word of it each time.
+    #[arg(long, value_name = "WORD")]
+    pub(crate) entrypoint: Vec<String>,
+    /// An environment variable.
+    #[arg(long, value_name = "NAME=VALUE")]
+    pub(crate) env: Vec<Pair>,
+    /// Another executor.
+    #[arg(long, value_name = "NAME")]
+    pub(crate) executor: Option<ExecutorName>,
+    /// Another queue that the app's definitions name.
+    #[arg(long, value_name = "QUEUE")]
+    pub(crate) queue: Option<QueueName>,
+    /// Another time limit, as 10m; or none.
+    #[arg(long, value_name = "DURATION")]
+    pub(crate) timeout: Option<String>,
+    /// Do not wait: print the job's id.
+    #[arg(long)]
+    pub(crate) detach: bool,
+    /// The command; never a shell string.
+    #[arg(last = true, required = true, value_name = "COMMAND")]
+    pub(crate) command: Vec<String>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct JobsArgs {
+    #[command(subcommand)]
+    pub(crate) command: JobsCommand,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum JobsCommand {
+    /// List jobs, newest first.
+    List(ListArgs),
+    /// Show a job with its attempts.
+    Show {
+        /// The job.
+        id: JobId,
+    },
+    /// Print an attempt's output as it was printed.
+    Logs(LogsArgs),
+    /// Wait for a job's end, and exit with its code.
+    Wait {
+        /// The job.
+        id: JobId,
+        /// Print the job's own output while it runs.
+        #[arg(long)]
+        follow: bool,
+        /// Give up after this time, with exit code 1.
+        #[arg(long, value_parser = duration::parse, value_name = "DURATION")]
+        timeout: Option<Duration>,
+    },
+    /// Cancel jobs.
+    Cancel {
+        /// The jobs.
+        #[arg(required = true)]
+        ids: Vec<JobId>,
+    },
+    /// Retry failed jobs: one attempt more.
+    Retry {
+        /// The jobs.
+        #[arg(required = true)]
+        ids: Vec<JobId>,
+    },
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ListArgs {
+    /// Of this app.
+    #[arg(long)]
+    pub(crate) app: Option<AppName>,
+    /// Of this definition.
+    #[arg(long)]
+    pub(crate) job: Option<JobName>,
+    /// In this queue.
+    #[arg(long)]
+    pub(crate) queue: Option<QueueName>,
+    /// In one of these states.
+    #[arg(long)]
+    pub(crate) state: Vec<robata_core::JobState>,
+    /// With this reason.
+    #[arg(long)]
+    pub(crate) reason: Option<robata_core::Reason>,
+    /// With this label.
+    #[arg(long, value_name = "KEY=VALUE")]
+    pub(crate) label: Vec<Pair>,
+    /// Stored at or after: a time, or how long ago, as 2h.
+    #[arg(long, value_name = "TIME|DURATION")]
+    pub(crate) since: Option<crate::clock::Moment>,
+    /// Stored before: a time, or how long ago.
+    #[arg(long, value_name = "TIME|DURATION")]
+    pub(crate) until: Option<crate::clock::Moment>,
+    /// At most so many.
+    #[arg(long, default_value_t = 50, value_name = "N")]
+    pub(crate) limit: usize,
+    /// The next page: what the last one ended with.
+    #[arg(long)]
+    pub(crate) cursor: Option<String>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct LogsArgs {
+    /// The job.
+    pub(crate) id: JobId,
+    /// Which attempt [default: the last].
+    #[arg(long, value_name = "N")]
+    pub(crate) attempt: Option<u32>,
+    /// Only this stream [default: both, merged].
+    #[arg(long, value_enum)]
+    pub(crate) stream: Option<StreamName>,
+    /// Go on while it runs.
+    #[arg(long, short)]
+    pub(crate) follow: bool,
+    /// From this byte of the stream on.
+    #[arg(long, requires = "stream", value_name = "BYTES")]
+    pub(crate) offset: Option<u64>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub(crate) enum StreamName {
+    /// Standard output.
+    Stdout,
+    /// Standard error.
+    Stderr,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct AppsArgs {
+    #[command(subcommand)]
+    pub(crate) command: AppsCommand,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum AppsCommand {
+    /// List apps.
+    List,
+    /// Show an app's job definitions, or one of them whole.
+    Show {
+        /// The app, and one of its jobs.
+        #[arg(value_name = "APP[/JOB]", value_parser = app_or_job)]
+        target: (AppName, Option<JobName>),
+    },
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct QueuesArgs {
+    #[command(subcommand)]
+    pub(crate) command: QueuesCommand,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum QueuesCommand {
+    /// List queues with their counts.
+    List,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct WorkersArgs {
+    #[command(subcommand)]
+    pub(crate) command: WorkersCommand,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum WorkersCommand {
+    /// List workers, live ones first.
+    List,
+}
+
+fn app_and_job(text: &str) -> Result<(AppName, JobName), String> {
+    match app_or_job(text)? {
+        (app, Some(job)) => Ok((app, job)),
+        (app, None) => Err(format!(
+            "which job of {app}? Write APP/JOB; `robata apps show {app}` lists them"
+        )),
+    }
+}
+
+fn app_or_job(text: &str) -> Result<(AppName, Option<JobName>), String> {
+    let told = |error: robata_core::Error| error.message().to_owned();
+    match text.split_once('/') {
+        Some((app, job)) => Ok((app.parse().map_err(told)?, Some(job.parse().map_err(told)?))),
+        None => Ok((text.parse().map_err(told)?, None)),
+    }
+}
+
+fn time(text: &str) -> Result<Timestamp, String> {
+    text.parse()
+        .map_err(|error: robata_core::Error| error.message().to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_command_line_holds_together() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn a_one_offs_command_stands_behind_two_dashes() {
+        let cli =
+            Cli::try_parse_from(["robata", "run", "demo/hello", "--env", "A=b=c", "--", "sh", "-c", "x"]).unwrap();
+        let Command::Run(run) = cli.command else {
+            panic!("no run")
+        };
+        assert_eq!(run.command, ["sh", "-c", "x"]);
+        assert_eq!(
+            run.env,
+            [Pair {
+                name: "A".into(),
+                value: "b=c".into()
+            }]
+        );
+        assert_eq!(run.target.1.unwrap().as_str(), "hello");
+    }
+
+    #[test]
+    fn a_negative_payload_and_priority_are_values() {
+        let cli = Cli::try_parse_from(["robata", "enqueue", "a/b", "--payload", "-1", "--priority", "-5"]).unwrap();
+        let Command::Enqueue(enqueue) = cli.command else {
+            panic!("no enqueue")
+        };
+        assert_eq!((enqueue.payload.as_deref(), enqueue.priority), (Some("-1"), Some(-5)));
+    }
+
+    #[test]
+    fn an_app_without_job_is_told_how_to_find_one() {
+        let error = Cli::try_parse_from(["robata", "enqueue", "demo"])
+            .unwrap_err()
+            .to_string();
+        assert!(error.contains("robata apps show demo"), "{error}");
+    }
+}

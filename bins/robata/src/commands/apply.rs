@@ -1,0 +1,113 @@
+//! `robata apply`: a file of definitions; every mistake with its line.
+
+use std::{io::Read, path::Path, process::ExitCode};
+
+use anyhow::{Context, anyhow};
+use robata_client::{
+    ApplyAnswer, ApplyRequest, Client, ClientError,
+    definitions::{self, Format, Source},
+};
+
+use crate::{
+    args::{ApplyArgs, Connection},
+    fault::{Coded, Usage},
+    output::{Output, Tone},
+    table::{Table, cell, maybe},
+};
+
+pub(crate) async fn apply(server: &Connection, args: &ApplyArgs, out: &Output) -> anyhow::Result<ExitCode> {
+    let client = server.client()?;
+    let answer = apply_file(&client, &args.file, args.dry_run).await?;
+    out.print(&answer, || plan(&answer, args.dry_run, out))?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Applies a file through the API.
+pub(crate) async fn apply_file(client: &Client, file: &Path, dry_run: bool) -> anyhow::Result<ApplyAnswer> {
+    let (text, format) = if file == Path::new("-") {
+        let mut text = String::new();
+        std::io::stdin()
+            .read_to_string(&mut text)
+            .context("cannot read standard input")?;
+        (text, Format::Toml)
+    } else {
+        let format = Format::of(file).ok_or_else(|| {
+            Usage(format!(
+                "{}: a definitions file ends in .toml, .yaml, .yml or .json",
+                file.display()
+            ))
+        })?;
+        let text = std::fs::read_to_string(file).with_context(|| format!("cannot read {}", file.display()))?;
+        (text, format)
+    };
+    let shown = if file == Path::new("-") {
+        "standard input".to_owned()
+    } else {
+        file.display().to_string()
+    };
+    let source = definitions::read(&text, format).map_err(|error| Coded {
+        code: "invalid_definitions",
+        message: error.shown(&shown),
+    })?;
+    apply_source(client, &shown, &source, dry_run).await
+}
+
+/// Applies a document; its mistakes are told with their places in `name`.
+pub(crate) async fn apply_source(
+    client: &Client,
+    name: &str,
+    source: &Source,
+    dry_run: bool,
+) -> anyhow::Result<ApplyAnswer> {
+    let request = ApplyRequest {
+        document: source.document.clone(),
+        ..ApplyRequest::default()
+    };
+    match client.apply(&request, dry_run).await {
+        Ok(answer) => Ok(answer),
+        Err(ClientError::Problem(problem)) if !problem.problems.is_empty() => {
+            let lines = definitions::locate(name, &problem.problems, &source.places);
+            Err(anyhow!(Coded {
+                code: "invalid_definitions",
+                message: format!(
+                    "nothing was changed; the definitions have mistakes:\n{}",
+                    lines.join("\n")
+                ),
+            }))
+        }
+        Err(error) => Err(error.into()),
+    }
+}
+
+fn plan(answer: &ApplyAnswer, dry_run: bool, out: &Output) -> String {
+    let mut table = Table::new(&["ACTION", "KIND", "APP", "NAME", "CHANGES"]);
+    let mut changed = 0;
+    for item in &answer.plan {
+        let tone = match item.action.as_str() {
+            "create" => Some(Tone::Good),
+            "update" => Some(Tone::Busy),
+            "delete" => Some(Tone::Bad),
+            _ => Some(Tone::Quiet),
+        };
+        changed += usize::from(!matches!(item.action.as_str(), "unchanged" | "keep"));
+        table.row(vec![
+            (tone, item.action.clone()),
+            cell(&item.kind),
+            maybe(item.app.as_ref()),
+            cell(&item.name),
+            cell(item.changes.join("; ")),
+        ]);
+    }
+    let told = match (changed, dry_run) {
+        (0, _) => "nothing changes".to_owned(),
+        (count, true) => format!("{count} would change; nothing was changed (--dry-run)"),
+        (count, false) => format!("{count} changed"),
+    };
+    let kept = answer.plan.iter().any(|item| item.action == "keep");
+    let kept = if kept {
+        "; `keep`: not in the file any more, and still there"
+    } else {
+        ""
+    };
+    format!("{}{told}{kept}", table.text(out, ""))
+}

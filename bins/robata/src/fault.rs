@@ -1,0 +1,99 @@
+//! How an error ends the program: what is wrong, where, what to do, and the exit code.
+
+use std::process::ExitCode;
+
+use robata_client::ClientError;
+use serde_json::json;
+
+use crate::{
+    exit,
+    output::{Output, ReaderGone, complain},
+};
+
+/// The command was used wrongly, in a way that only its content shows: exit code 2.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub(crate) struct Usage(pub(crate) String);
+
+/// An error with a code that programs may decide by.
+#[derive(Debug, thiserror::Error)]
+#[error("{message}")]
+pub(crate) struct Coded {
+    pub(crate) code: &'static str,
+    pub(crate) message: String,
+}
+
+/// Tells the error on standard error, and answers its exit code.
+pub(crate) fn report(error: &anyhow::Error, out: &Output) -> ExitCode {
+    if error.is::<ReaderGone>() {
+        // As a shell's other programs end when their reader has gone: by SIGPIPE's number.
+        return ExitCode::from(141);
+    }
+    if out.is_json() {
+        complain(&json!({"error": {"code": code(error), "message": message(error)}}).to_string());
+    } else {
+        complain(&format!("error: {}", message(error)));
+    }
+    ExitCode::from(if error.is::<Usage>() { 2 } else { exit::ERROR })
+}
+
+fn code(error: &anyhow::Error) -> String {
+    if error.is::<Usage>() {
+        return "usage".to_owned();
+    }
+    if let Some(coded) = error.downcast_ref::<Coded>() {
+        return coded.code.to_owned();
+    }
+    if error.is::<robata_settings::Errors>() {
+        return "invalid_settings".to_owned();
+    }
+    match error.downcast_ref::<ClientError>() {
+        Some(ClientError::Problem(problem)) => problem.code.clone(),
+        Some(ClientError::Unreachable { .. }) => "unreachable".to_owned(),
+        _ => "error".to_owned(),
+    }
+}
+
+fn message(error: &anyhow::Error) -> String {
+    let mut text = error.to_string();
+    match error.downcast_ref::<ClientError>() {
+        Some(ClientError::Unreachable { server, source }) => {
+            return format!(
+                "no Robata answers at {server} ({}); start one with `robata up`, or name another with --server",
+                root(source)
+            );
+        }
+        Some(ClientError::Problem(problem)) => {
+            for place in &problem.problems {
+                text.push_str(&format!("\n  {}: {}", place.path.join("."), place.message));
+            }
+            if problem.nearest.len() == 1 && !text.contains(&problem.nearest[0]) {
+                text.push_str(&format!("; did you mean {}?", problem.nearest[0]));
+            } else if problem.nearest.len() > 1 && !text.contains(&problem.nearest[0]) {
+                text.push_str(&format!("; there are {}", problem.nearest.join(", ")));
+            }
+            return text;
+        }
+        _ => {}
+    }
+    for cause in error.chain().skip(1) {
+        let cause = match cause.downcast_ref::<robata_core::Error>() {
+            Some(cause) => cause.full(),
+            None => cause.to_string(),
+        };
+        if !text.contains(&cause) {
+            text.push_str(": ");
+            text.push_str(&cause);
+        }
+    }
+    text
+}
+
+/// The innermost cause: reqwest's own words say only that it could not.
+fn root(error: &dyn std::error::Error) -> String {
+    let mut innermost = error;
+    while let Some(next) = innermost.source() {
+        innermost = next;
+    }
+    innermost.to_string()
+}

@@ -1,0 +1,21 @@
+#![doc = include_str!("../README.md")]
+
+pub mod catalog;
+pub mod enqueue;
+pub mod job;
+pub mod logs;
+pub mod problem;
+pub mod span;
+pub mod status;
+pub mod word;
+
+pub use self::{
+    catalog::{App, AppList, ApplyAnswer, ApplyRequest, Definition, DefinitionList, PlanItem, RunRequest},
+    enqueue::{BatchAnswer, BatchItem, BatchRequest, EnqueueRequest},
+    job::{Attempt, AttemptLog, Job, JobList, Waiting},
+    logs::{Gap, LogEntry, LogLine},
+    problem::{Place, Problem},
+    span::Span,
+    status::{Health, Need, Queue, QueueLine, QueueList, Ready, Worker, WorkerExecutor, WorkerList},
+    word::Word,
+};

@@ -1,0 +1,53 @@
+//! Bounds and names of the API.
+
+use std::time::Duration;
+
+use robata_core::{ExecutorName, payload};
+
+/// What an operator may set.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct ApiConfig {
+    /// The executor of definitions that name none; default: `docker`.
+    pub default_executor: ExecutorName,
+    /// The executors that there are, for messages and checks; empty: any.
+    pub executors: Vec<ExecutorName>,
+    /// Names that a request's `Host` may have besides loopback's, without port.
+    pub hosts: Vec<String>,
+    /// A request's body has at most this many bytes.
+    pub max_body_bytes: usize,
+    /// Bodies that are being read have together at most this many bytes.
+    pub max_bodies_bytes: usize,
+    /// A body must arrive within this time.
+    pub body_timeout: Duration,
+    /// A payload has at most this many bytes.
+    pub max_payload_bytes: usize,
+    /// A payload nests at most this deep.
+    pub max_depth: usize,
+    /// A job has at most so many labels.
+    pub max_labels: usize,
+    /// A batch has at most so many jobs.
+    pub max_batch: usize,
+}
+
+impl Default for ApiConfig {
+    fn default() -> Self {
+        Self {
+            default_executor: default_executor(),
+            executors: Vec::new(),
+            hosts: Vec::new(),
+            max_body_bytes: 64 << 20,
+            max_bodies_bytes: 256 << 20,
+            body_timeout: Duration::from_secs(30),
+            max_payload_bytes: payload::DEFAULT_MAX_BYTES,
+            max_depth: payload::DEFAULT_MAX_DEPTH,
+            max_labels: 64,
+            max_batch: 10_000,
+        }
+    }
+}
+
+#[expect(clippy::expect_used, reason = "a constant that a test covers")]
+fn default_executor() -> ExecutorName {
+    ExecutorName::new("docker").expect("is a name")
+}

@@ -1,0 +1,58 @@
+#![doc = include_str!("../README.md")]
+
+mod body;
+mod config;
+mod enqueue;
+mod follow;
+mod guard;
+mod hub;
+mod metrics;
+mod path;
+mod query;
+mod refused;
+mod routes;
+mod shared;
+
+use std::{fmt, sync::Arc};
+
+use robata_core::{log_store::LogStore, store::Store};
+use tokio_util::sync::CancellationToken;
+
+pub use self::{
+    config::ApiConfig,
+    routes::{openapi, router},
+};
+
+/// What the API stands on.
+#[derive(Clone)]
+pub struct Api {
+    /// The system of record.
+    pub store: Arc<dyn Store>,
+    /// Where logs are read.
+    pub logs: Arc<dyn LogStore>,
+    /// Bounds and names.
+    pub config: ApiConfig,
+    /// Ends long polls and followed logs, so that a server can drain.
+    pub shutdown: CancellationToken,
+}
+
+impl Api {
+    /// An API over these, with a shutdown that nobody calls.
+    #[must_use]
+    pub fn new(store: Arc<dyn Store>, logs: Arc<dyn LogStore>, config: ApiConfig) -> Self {
+        Self {
+            store,
+            logs,
+            config,
+            shutdown: CancellationToken::new(),
+        }
+    }
+}
+
+impl fmt::Debug for Api {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Api")
+            .field("config", &self.config)
+            .finish_non_exhaustive()
+    }
+}

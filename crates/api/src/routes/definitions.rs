@@ -1,0 +1,175 @@
+//! Job definitions of an app, one by one.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use axum::{
+    extract::State,
+    http::{HeaderMap, StatusCode},
+};
+use robata_api_types::{Definition, DefinitionList, Problem};
+use robata_core::{
+    AppName, JobName,
+    definition::{
+        Catalog, CatalogWrite, Document, JobEntry,
+        catalog::Plan,
+        document::{AppDocument, Options, check_options},
+    },
+};
+use serde_json::Value;
+
+use super::{
+    Json,
+    apply::change,
+    apps::{below, made_or_replaced, unconditional},
+    ok,
+};
+use crate::{
+    body::JsonBody,
+    enqueue,
+    path::{self, Path, new_name},
+    refused::{Refused, Result, internal, nearest},
+    shared::Shared,
+};
+
+/// All definitions of an app.
+#[utoipa::path(
+    operation_id = "list_definitions",
+    get, path = "/api/v1/apps/{app}/definitions", tag = "apps",
+    params(("app" = String, Path, description = "The app's name")),
+    responses(
+        (status = 200, description = "By name.", body = DefinitionList),
+        (status = "default", description = "Refused.", body = Problem, content_type = "application/problem+json"),
+    ),
+)]
+pub(super) async fn list(State(shared): State<Arc<Shared>>, Path(app): Path<String>) -> Result<Json<DefinitionList>> {
+    let catalog = shared.fresh_catalog().await?;
+    let name = path::app(&app)?;
+    let app = enqueue::app(&catalog, &name)?;
+    let definitions = app.jobs.iter().map(|(job, entry)| body(&name, job, entry));
+    Ok(ok(DefinitionList {
+        definitions: definitions.collect::<Result<_>>()?,
+    }))
+}
+
+/// A definition.
+#[utoipa::path(
+    operation_id = "get_definition",
+    get, path = "/api/v1/apps/{app}/definitions/{job}", tag = "apps",
+    params(("app" = String, Path, description = "The app's name"), ("job" = String, Path, description = "The definition's name")),
+    responses(
+        (status = 200, description = "The definition.", body = Definition),
+        (status = "default", description = "Refused.", body = Problem, content_type = "application/problem+json"),
+    ),
+)]
+pub(super) async fn show(
+    State(shared): State<Arc<Shared>>,
+    Path((app, job)): Path<(String, String)>,
+) -> Result<Json<Definition>> {
+    let catalog = shared.fresh_catalog().await?;
+    let (app, job) = (path::app(&app)?, path::job(&job)?);
+    Ok(ok(body(&app, &job, entry(&catalog, &app, &job)?)?))
+}
+
+/// Makes or replaces a definition: the keys of `[apps.X.jobs.Y]`. The app must be there.
+#[utoipa::path(
+    operation_id = "put_definition",
+    put, path = "/api/v1/apps/{app}/definitions/{job}", tag = "apps",
+    params(("app" = String, Path, description = "The app's name"), ("job" = String, Path, description = "The definition's name")),
+    request_body(content = serde_json::Value, description = "The keys of `[apps.X.jobs.Y]`"),
+    responses(
+        (status = 200, description = "Replaced.", body = Definition),
+        (status = 201, description = "Made.", body = Definition),
+        (status = 422, description = "Every mistake stands in `problems`.", body = Problem, content_type = "application/problem+json"),
+        (status = "default", description = "Refused.", body = Problem, content_type = "application/problem+json"),
+    ),
+)]
+pub(super) async fn put(
+    State(shared): State<Arc<Shared>>,
+    Path((app, job)): Path<(String, String)>,
+    headers: HeaderMap,
+    settings: JsonBody,
+) -> Result<Json<Definition>> {
+    unconditional(&headers)?;
+    let app = path::app(&app)?;
+    let job: JobName = new_name(&job)?;
+    let settings: Options = settings.parse().await?;
+    let found = check_options(&settings, &[]);
+    if !found.is_empty() {
+        return Err(below(found, 0));
+    }
+    let (_, before, after) = change(&shared, |catalog| {
+        let now = enqueue::app(catalog, &app)?;
+        let document = Document {
+            apps: BTreeMap::from([(
+                app.clone(),
+                AppDocument {
+                    options: now.options.clone(),
+                    max_running: now.max_running,
+                    retention: now.retention,
+                    jobs: BTreeMap::from([(job.clone(), settings.clone())]),
+                },
+            )]),
+            ..Document::default()
+        };
+        // Below `apps.X.jobs.Y`.
+        catalog
+            .plan(&document, false, &shared.config.executors)
+            .map_err(|found| below(found, 4))
+    })
+    .await?;
+    let status = made_or_replaced(before.job(&app, &job).is_some());
+    Ok(Json(status, body(&app, &job, entry(&after, &app, &job)?)?))
+}
+
+/// Removes a definition. Its jobs that wait end as `no_definition`.
+#[utoipa::path(
+    operation_id = "delete_definition",
+    delete, path = "/api/v1/apps/{app}/definitions/{job}", tag = "apps",
+    params(("app" = String, Path, description = "The app's name"), ("job" = String, Path, description = "The definition's name")),
+    responses(
+        (status = 204, description = "Removed."),
+        (status = "default", description = "Refused.", body = Problem, content_type = "application/problem+json"),
+    ),
+)]
+pub(super) async fn delete(
+    State(shared): State<Arc<Shared>>,
+    Path((app, job)): Path<(String, String)>,
+    headers: HeaderMap,
+) -> Result<StatusCode> {
+    unconditional(&headers)?;
+    let (app, job) = (path::app(&app)?, path::job(&job)?);
+    change(&shared, |catalog| {
+        entry(catalog, &app, &job)?;
+        Ok(Plan {
+            items: Vec::new(),
+            writes: vec![CatalogWrite::DeleteJob(app.clone(), job.clone())],
+        })
+    })
+    .await?;
+    Ok(StatusCode::NO_CONTENT)
+}
+
+/// The definition, or 404 with the nearest ones.
+pub(super) fn entry<'c>(catalog: &'c Catalog, app: &AppName, job: &JobName) -> Result<&'c JobEntry> {
+    let jobs = &enqueue::app(catalog, app)?.jobs;
+    jobs.get(job).ok_or_else(|| {
+        let detail = format!("app {app} has no job definition {job}");
+        let known = jobs.keys().map(JobName::as_str);
+        Refused::not_found("unknown_definition", detail).near(nearest(job.as_str(), known))
+    })
+}
+
+fn body(app: &AppName, job: &JobName, entry: &JobEntry) -> Result<Definition> {
+    let Ok(Value::Object(definition)) = serde_json::to_value(&*entry.definition) else {
+        tracing::error!(%app, %job, "a definition cannot be written as JSON");
+        return Err(internal());
+    };
+    Ok(Definition {
+        app: app.clone(),
+        job: job.clone(),
+        version: entry.version,
+        updated_at: entry.updated_at,
+        settings: entry.options.clone(),
+        definition,
+    })
+}

@@ -1,0 +1,398 @@
+//! Enqueueing, showing, cancelling and retrying jobs.
+
+use std::{sync::Arc, time::Duration};
+
+use axum::{
+    extract::State,
+    http::{HeaderMap, StatusCode},
+    response::{IntoResponse, Response},
+};
+use robata_api_types::{BatchAnswer, BatchItem, BatchRequest, EnqueueRequest, Job, Place, Problem};
+use robata_core::{
+    definition::Catalog,
+    job::{Acted, Cancel, Enqueue, Enqueued, NewJob, RetryByHand},
+    store::Store,
+};
+use serde::Deserialize;
+use serde_json::value::RawValue;
+use tokio::time::{Instant, sleep_until};
+
+use super::{Json, ok};
+use crate::{
+    body::{JsonBody, parse},
+    enqueue::{is_unknown_name, resolve, traceparent},
+    path::{self, Path},
+    query::Query,
+    refused::{Refused, Result, internal},
+    shared::Shared,
+};
+
+/// A long poll waits at most so many seconds.
+const MAX_WAIT: u64 = 60;
+/// A job that is waited for is looked at this often, besides hints.
+const LOOK: Duration = Duration::from_secs(2);
+/// As whom every request acts until there are tokens.
+pub(crate) const LOCAL: &str = "local";
+
+/// Enqueues a job.
+#[utoipa::path(
+    operation_id = "enqueue",
+    post, path = "/api/v1/jobs", tag = "jobs", request_body = EnqueueRequest,
+    responses(
+        (status = 201, description = "It is durable.", body = Job),
+        (status = 200, description = "The idempotency key was there already: its first job.", body = Job),
+        (status = "default", description = "Refused.", body = Problem, content_type = "application/problem+json"),
+    ),
+)]
+pub(super) async fn enqueue(State(shared): State<Arc<Shared>>, headers: HeaderMap, body: JsonBody) -> Result<Response> {
+    let (request, _room) = body.with(|bytes| parse::<EnqueueRequest>(bytes)).await?;
+    let enqueued = match enqueue_one(&shared, request, traceparent(&headers)).await {
+        Ok(enqueued) => enqueued,
+        Err(refused) => {
+            shared.metrics.refused();
+            return Err(refused);
+        }
+    };
+    let status = count(&shared, &enqueued);
+    Ok(Json(status, Job::from(enqueued.job)).into_response())
+}
+
+async fn enqueue_one(shared: &Shared, request: EnqueueRequest, traceparent: Option<&str>) -> Result<Enqueued> {
+    let catalog = shared.catalog().await?;
+    let catalog = newest_for(shared, catalog, |catalog| {
+        // Only names are looked at: the request itself is used up below.
+        match catalog.job(&request.app, &request.job) {
+            None => true,
+            Some(_) => request
+                .queue
+                .as_ref()
+                .is_some_and(|queue| !catalog.may_use_queue(&request.app, queue)),
+        }
+    })
+    .await?;
+    let job = resolve(request, &catalog, &shared.config, traceparent)?;
+    store_one(&*shared.store, job).await
+}
+
+/// The catalog in memory, or the store's where this one does not know a name.
+async fn newest_for(
+    shared: &Shared,
+    catalog: Arc<Catalog>,
+    is_unknown: impl FnOnce(&Catalog) -> bool,
+) -> Result<Arc<Catalog>> {
+    if !is_unknown(&catalog) {
+        return Ok(catalog);
+    }
+    Ok(shared.newer_catalog().await?.unwrap_or(catalog))
+}
+
+/// Stores one job.
+pub(super) async fn store_one(store: &dyn Store, job: NewJob) -> Result<Enqueued> {
+    let request = Enqueue {
+        jobs: vec![job],
+        atomic: false,
+    };
+    match store.enqueue(request).await?.pop() {
+        Some(enqueued) => Ok(enqueued?),
+        None => {
+            tracing::error!("the store answered nothing for a job");
+            Err(internal())
+        }
+    }
+}
+
+/// Counts a job that was taken; answers its status.
+pub(super) fn count(shared: &Shared, enqueued: &Enqueued) -> StatusCode {
+    if enqueued.replayed {
+        shared.metrics.replayed();
+        StatusCode::OK
+    } else {
+        shared.metrics.created();
+        StatusCode::CREATED
+    }
+}
+
+/// A batch whose jobs are not looked into yet: one bad item must not hide the others.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RawBatch<'b> {
+    #[serde(borrow)]
+    jobs: Vec<&'b RawValue>,
+    #[serde(default)]
+    atomic: bool,
+}
+
+/// Enqueues many jobs in one commit.
+#[utoipa::path(
+    operation_id = "enqueue_batch",
+    post, path = "/api/v1/jobs/batch", tag = "jobs", request_body = BatchRequest,
+    responses(
+        (status = 200, description = "What became of each, in their order.", body = BatchAnswer),
+        (status = 422, description = "`atomic`, and at least one is bad: nothing was stored.", body = Problem,
+         content_type = "application/problem+json"),
+        (status = "default", description = "Refused.", body = Problem, content_type = "application/problem+json"),
+    ),
+)]
+pub(super) async fn batch(State(shared): State<Arc<Shared>>, headers: HeaderMap, body: JsonBody) -> Result<Response> {
+    let catalog = shared.catalog().await?;
+    let trace = traceparent(&headers).map(str::to_owned);
+    let (atomic, mut items, _room) = {
+        let worker = Arc::clone(&shared);
+        let trace = trace.clone();
+        let work = move |bytes: &bytes::Bytes| {
+            let raw: RawBatch<'_> = parse(bytes)?;
+            let most = worker.config.max_batch;
+            if raw.jobs.len() > most {
+                let count = raw.jobs.len();
+                let detail = format!("the batch has {count} jobs; at most {most} are allowed");
+                return Err(Refused::invalid("too_many_jobs", detail));
+            }
+            let item = |raw: &&RawValue| {
+                let request = parse::<EnqueueRequest>(raw.get().as_bytes())?;
+                // Kept for a second look with a newer catalog, which is rare.
+                let again = catalog
+                    .job(&request.app, &request.job)
+                    .is_none()
+                    .then(|| request.clone());
+                Ok(match resolve(request, &catalog, &worker.config, trace.as_deref()) {
+                    Err(refused) if is_unknown_name(&refused) => match again {
+                        Some(request) => Item::Unknown(Box::new(request), refused),
+                        None => Item::Refused(refused),
+                    },
+                    Err(refused) => Item::Refused(refused),
+                    Ok(job) => Item::Job(Box::new(job)),
+                })
+            };
+            let items = raw.jobs.iter().map(|raw| item(raw).unwrap_or_else(Item::Refused));
+            Ok((raw.atomic, items.collect::<Vec<Item>>()))
+        };
+        let ((atomic, items), room) = body.with(work).await?;
+        (atomic, items, room)
+    };
+    if items.iter().any(|item| matches!(item, Item::Unknown(..)))
+        && let Some(newer) = shared.newer_catalog().await?
+    {
+        for item in &mut items {
+            item.resolve_again(&newer, &shared, trace.as_deref());
+        }
+    }
+    let results = store_batch(&shared, items, atomic).await?;
+    Ok(ok(BatchAnswer { results }).into_response())
+}
+
+/// One item on its way.
+enum Item {
+    Job(Box<NewJob>),
+    Refused(Refused),
+    /// Refused for a name that a newer catalog may know.
+    Unknown(Box<EnqueueRequest>, Refused),
+}
+
+impl Item {
+    fn resolve_again(&mut self, catalog: &Catalog, shared: &Shared, trace: Option<&str>) {
+        if let Self::Unknown(request, _) = self {
+            *self = match resolve((**request).clone(), catalog, &shared.config, trace) {
+                Ok(job) => Self::Job(Box::new(job)),
+                Err(refused) => Self::Refused(refused),
+            };
+        }
+    }
+}
+
+async fn store_batch(shared: &Shared, items: Vec<Item>, atomic: bool) -> Result<Vec<BatchItem>> {
+    let mut jobs = Vec::with_capacity(items.len());
+    let mut refusals: Vec<Option<Refused>> = Vec::with_capacity(items.len());
+    for item in items {
+        match item {
+            Item::Job(job) => {
+                jobs.push(*job);
+                refusals.push(None);
+            }
+            Item::Refused(refused) | Item::Unknown(_, refused) => refusals.push(Some(refused)),
+        }
+    }
+    if atomic && refusals.iter().any(Option::is_some) {
+        return Err(none_stored(shared, refusals.into_iter()));
+    }
+    let asked = jobs.len();
+    let answers = if jobs.is_empty() {
+        Vec::new()
+    } else {
+        shared.store.enqueue(Enqueue { jobs, atomic }).await?
+    };
+    if answers.len() != asked {
+        tracing::error!(
+            asked,
+            answered = answers.len(),
+            "the store answered another number of jobs"
+        );
+        return Err(internal());
+    }
+    if atomic && answers.iter().any(Result::is_err) {
+        // What the store says of the good ones is only that they were not stored.
+        let refused = answers.into_iter().map(|answer| {
+            answer
+                .err()
+                .filter(|error| error.kind() != robata_core::ErrorKind::Conflict)
+                .map(Refused::from)
+        });
+        return Err(none_stored(shared, refused));
+    }
+    let mut answers = answers.into_iter();
+    let mut results = Vec::with_capacity(refusals.len());
+    for refusal in refusals {
+        let outcome = match refusal {
+            Some(refused) => Err(refused),
+            None => match answers.next() {
+                Some(answer) => answer.map_err(Refused::from),
+                None => Err(internal()),
+            },
+        };
+        results.push(match outcome {
+            Ok(enqueued) => BatchItem {
+                status: count(shared, &enqueued).as_u16(),
+                job: Some(enqueued.job.into()),
+                problem: None,
+            },
+            Err(refused) => {
+                shared.metrics.refused();
+                BatchItem {
+                    status: refused.status(),
+                    job: None,
+                    problem: Some(*refused.0),
+                }
+            }
+        });
+    }
+    Ok(results)
+}
+
+/// 422 with every bad item of an atomic batch.
+fn none_stored(shared: &Shared, refusals: impl Iterator<Item = Option<Refused>>) -> Refused {
+    let problems: Vec<Place> = refusals
+        .enumerate()
+        .filter_map(|(index, refused)| {
+            let problem = refused?.0;
+            shared.metrics.refused();
+            Some(Place {
+                path: vec!["jobs".to_owned(), index.to_string()],
+                code: problem.code,
+                message: problem.detail,
+            })
+        })
+        .collect();
+    let detail = format!("{} of the batch's jobs are bad, so none was stored", problems.len());
+    Refused::invalid("batch_refused", detail).places(problems)
+}
+
+/// A job with payload and attempts.
+#[utoipa::path(
+    operation_id = "get_job",
+    get, path = "/api/v1/jobs/{id}", tag = "jobs",
+    params(
+        ("id" = String, Path, description = "The job's id"),
+        ("wait" = Option<u64>, Query, description = "Answer when the job has ended or so many seconds (at most 60) have passed"),
+    ),
+    responses(
+        (status = 200, description = "The job.", body = Job),
+        (status = "default", description = "Refused.", body = Problem, content_type = "application/problem+json"),
+    ),
+)]
+pub(super) async fn show(State(shared): State<Arc<Shared>>, Path(id): Path<String>, query: Query) -> Result<Json<Job>> {
+    let id = path::job_id(&id)?;
+    let query = query.only(&["wait"])?;
+    let wait = Duration::from_secs(query.number("wait", 0..=MAX_WAIT)?.unwrap_or(0));
+    let detail = if wait.is_zero() {
+        shared.store.job(id).await.map_err(unknown_job)?
+    } else {
+        ended(&shared, id, Instant::now() + wait).await?
+    };
+    match Job::try_from(detail) {
+        Ok(job) => Ok(ok(job)),
+        Err(error) => {
+            tracing::error!(job = %id, %error, "a stored payload is no JSON");
+            Err(internal())
+        }
+    }
+}
+
+/// The job once it has ended, or as it stands at `deadline`.
+async fn ended(shared: &Shared, id: robata_core::JobId, deadline: Instant) -> Result<robata_core::job::JobDetail> {
+    shared.listen();
+    let watch = shared.hub.watch(id);
+    loop {
+        let changed = watch.notify().notified();
+        tokio::pin!(changed);
+        changed.as_mut().enable();
+        let detail = shared.store.job(id).await.map_err(unknown_job)?;
+        let now = Instant::now();
+        if detail.job.state.is_ended() || now >= deadline || shared.shutdown.is_cancelled() {
+            return Ok(detail);
+        }
+        tokio::select! {
+            () = changed => {}
+            () = sleep_until(deadline.min(now + LOOK)) => {}
+            () = shared.shutdown.cancelled() => {}
+        }
+    }
+}
+
+/// Says which job it is that is not there.
+pub(super) fn unknown_job(error: robata_core::Error) -> Refused {
+    if error.kind() == robata_core::ErrorKind::NotFound {
+        Refused::not_found("unknown_job", error.message())
+    } else {
+        error.into()
+    }
+}
+
+/// Asks to cancel a job. A job that runs is `cancelled` only once nothing of it is alive.
+#[utoipa::path(
+    operation_id = "cancel_job",
+    post, path = "/api/v1/jobs/{id}/cancel", tag = "jobs",
+    params(("id" = String, Path, description = "The job's id")),
+    responses(
+        (status = 202, description = "Cancelled, or the request is noted.", body = Job),
+        (status = 200, description = "Nothing changed: it was asked for before.", body = Job),
+        (status = 409, description = "The job has ended otherwise.", body = Problem, content_type = "application/problem+json"),
+        (status = "default", description = "Refused.", body = Problem, content_type = "application/problem+json"),
+    ),
+)]
+pub(super) async fn cancel(State(shared): State<Arc<Shared>>, Path(id): Path<String>) -> Result<Json<Job>> {
+    let request = Cancel {
+        job: path::job_id(&id)?,
+        by: LOCAL.to_owned(),
+    };
+    let acted = shared.store.cancel(request).await.map_err(unknown_job)?;
+    Ok(acted_on(acted))
+}
+
+/// Retries a failed job by hand.
+#[utoipa::path(
+    operation_id = "retry_job",
+    post, path = "/api/v1/jobs/{id}/retry", tag = "jobs",
+    params(("id" = String, Path, description = "The job's id")),
+    responses(
+        (status = 202, description = "It is queued again.", body = Job),
+        (status = 200, description = "Nothing changed: it waits or runs.", body = Job),
+        (status = 409, description = "The job did not fail.", body = Problem, content_type = "application/problem+json"),
+        (status = "default", description = "Refused.", body = Problem, content_type = "application/problem+json"),
+    ),
+)]
+pub(super) async fn retry(State(shared): State<Arc<Shared>>, Path(id): Path<String>) -> Result<Json<Job>> {
+    let request = RetryByHand {
+        job: path::job_id(&id)?,
+        by: LOCAL.to_owned(),
+    };
+    let acted = shared.store.retry(request).await.map_err(unknown_job)?;
+    Ok(acted_on(acted))
+}
+
+fn acted_on(acted: Acted) -> Json<Job> {
+    let status = if acted.changed {
+        StatusCode::ACCEPTED
+    } else {
+        StatusCode::OK
+    };
+    Json(status, acted.job.into())
+}

@@ -1,0 +1,153 @@
+//! What all requests share: store, logs, the catalog in memory, and who waits for what.
+
+use std::{
+    sync::{Arc, OnceLock, PoisonError, RwLock},
+    time::Duration,
+};
+
+use futures::StreamExt;
+use robata_core::{
+    definition::Catalog,
+    log_store::LogStore,
+    store::{Hint, Store},
+};
+use tokio::{
+    sync::Semaphore,
+    time::{Instant, MissedTickBehavior, interval, sleep},
+};
+use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
+
+use crate::{Api, body, config::ApiConfig, hub::Hub, metrics::Metrics, refused::Result};
+
+/// Hints may be lost: the catalog is also looked at this often.
+const REFRESH: Duration = Duration::from_secs(10);
+/// A name that the catalog in memory does not know is looked for in the store at most this often.
+const LOOK_AGAIN: Duration = Duration::from_millis(500);
+/// A stream of hints that ended is asked for again after this time.
+const LISTEN_AGAIN: Duration = Duration::from_secs(1);
+
+/// Shared by all requests.
+pub(crate) struct Shared {
+    pub(crate) store: Arc<dyn Store>,
+    pub(crate) logs: Arc<dyn LogStore>,
+    pub(crate) config: ApiConfig,
+    pub(crate) shutdown: CancellationToken,
+    pub(crate) hub: Arc<Hub>,
+    pub(crate) metrics: Metrics,
+    pub(crate) bodies: Arc<Semaphore>,
+    catalog: Arc<CatalogCache>,
+    listener: OnceLock<AbortOnDropHandle<()>>,
+}
+
+impl Shared {
+    pub(crate) fn new(api: Api) -> Arc<Self> {
+        Arc::new(Self {
+            bodies: body::budget(api.config.max_bodies_bytes),
+            store: api.store,
+            logs: api.logs,
+            config: api.config,
+            shutdown: api.shutdown,
+            hub: Arc::default(),
+            metrics: Metrics::default(),
+            catalog: Arc::default(),
+            listener: OnceLock::new(),
+        })
+    }
+
+    /// The catalog in memory; read from the store the first time.
+    pub(crate) async fn catalog(&self) -> Result<Arc<Catalog>> {
+        self.listen();
+        match self.catalog.get() {
+            Some(catalog) => Ok(catalog),
+            None => self.fresh_catalog().await,
+        }
+    }
+
+    /// The catalog as the store has it now.
+    pub(crate) async fn fresh_catalog(&self) -> Result<Arc<Catalog>> {
+        Ok(self.catalog.put(self.store.catalog().await?))
+    }
+
+    /// The catalog as the store has it, for a name that the one in memory does not know; `None` where it was looked at
+    /// just now.
+    pub(crate) async fn newer_catalog(&self) -> Result<Option<Arc<Catalog>>> {
+        if self.catalog.age() < LOOK_AGAIN {
+            return Ok(None);
+        }
+        self.fresh_catalog().await.map(Some)
+    }
+
+    /// Keeps a catalog that the store answered.
+    pub(crate) fn keep_catalog(&self, catalog: Catalog) -> Arc<Catalog> {
+        self.catalog.put(catalog)
+    }
+
+    /// Starts the listener to hints, once. It is done at the first request that needs it, where a runtime is certain.
+    pub(crate) fn listen(&self) {
+        self.listener.get_or_init(|| {
+            let task = listen(
+                Arc::clone(&self.store),
+                Arc::clone(&self.hub),
+                Arc::clone(&self.catalog),
+            );
+            AbortOnDropHandle::new(tokio::spawn(task))
+        });
+    }
+}
+
+async fn listen(store: Arc<dyn Store>, hub: Arc<Hub>, catalog: Arc<CatalogCache>) {
+    let mut refresh = interval(REFRESH);
+    refresh.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        let mut hints = store.hints();
+        loop {
+            let changed = tokio::select! {
+                hint = hints.next() => match hint {
+                    Some(Hint::Job(job)) => {
+                        hub.changed(job);
+                        false
+                    }
+                    Some(Hint::Catalog) => true,
+                    Some(_) => false,
+                    None => break,
+                },
+                _ = refresh.tick() => true,
+            };
+            if changed {
+                match store.catalog().await {
+                    Ok(new) => drop(catalog.put(new)),
+                    // The old one serves on; the next tick tries again.
+                    Err(error) => tracing::warn!(error = %error.full(), "cannot read the catalog"),
+                }
+            }
+        }
+        sleep(LISTEN_AGAIN).await;
+    }
+}
+
+/// The newest catalog that was seen.
+#[derive(Debug, Default)]
+struct CatalogCache(RwLock<Option<(Arc<Catalog>, Instant)>>);
+
+impl CatalogCache {
+    fn get(&self) -> Option<Arc<Catalog>> {
+        let cached = self.0.read().unwrap_or_else(PoisonError::into_inner);
+        cached.as_ref().map(|(catalog, _)| Arc::clone(catalog))
+    }
+
+    fn age(&self) -> Duration {
+        let cached = self.0.read().unwrap_or_else(PoisonError::into_inner);
+        cached.as_ref().map_or(Duration::MAX, |(_, at)| at.elapsed())
+    }
+
+    /// Keeps `new` unless a newer one is here; answers the newest.
+    fn put(&self, new: Catalog) -> Arc<Catalog> {
+        let mut cached = self.0.write().unwrap_or_else(PoisonError::into_inner);
+        let newest = match cached.take() {
+            Some((old, _)) if old.revision >= new.revision => old,
+            _ => Arc::new(new),
+        };
+        *cached = Some((Arc::clone(&newest), Instant::now()));
+        newest
+    }
+}

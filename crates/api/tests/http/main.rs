@@ -1,0 +1,12 @@
+//! The API over a real socket, with the real SQLite store and a real folder of logs.
+
+mod batch;
+mod bounds;
+mod catalog;
+mod enqueue;
+mod guard;
+mod jobs;
+mod logs;
+mod run;
+mod server;
+mod status;

@@ -1,0 +1,185 @@
+//! The one way in which requests go out and answers come in.
+
+use std::{net::IpAddr, time::Duration};
+
+use bytes::Bytes;
+use reqwest::{Method, RequestBuilder, Response, Url, header};
+use robata_api_types::{Problem, problem::PROBLEM_JSON};
+use serde::{Serialize, de::DeserializeOwned};
+
+use crate::error::ClientError;
+
+/// A connection is given up after this time.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+/// An ordinary answer is given up after this time.
+const TIMEOUT: Duration = Duration::from_secs(60);
+/// So much of an answer that is not Robata's is shown.
+const SHOWN: usize = 200;
+
+/// A client of one server. Cheap to clone; clones share their connections.
+#[derive(Clone, Debug)]
+pub struct Client {
+    http: reqwest::Client,
+    base: Url,
+    server: String,
+    token: Option<Token>,
+}
+
+/// A token, which is never shown.
+#[derive(Clone)]
+struct Token(String);
+
+impl std::fmt::Debug for Token {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Token(…)")
+    }
+}
+
+impl Client {
+    /// A client of the server at this address (`http://HOST:PORT`; without a scheme `http://` is meant).
+    ///
+    /// Connects at the first request only.
+    pub fn new(server: &str, token: Option<&str>) -> Result<Self, ClientError> {
+        let invalid = |message: String| ClientError::InvalidServer {
+            server: server.to_owned(),
+            message,
+        };
+        let text = if server.contains("://") {
+            server.to_owned()
+        } else {
+            format!("http://{server}")
+        };
+        let base: Url = text.parse().map_err(|error| invalid(format!("{error}")))?;
+        if base.scheme() != "http" {
+            return Err(invalid("only http:// is spoken here".to_owned()));
+        }
+        let mut builder = reqwest::Client::builder()
+            .connect_timeout(CONNECT_TIMEOUT)
+            .tcp_nodelay(true)
+            .redirect(reqwest::redirect::Policy::none());
+        if is_loopback(&base) {
+            builder = builder.no_proxy();
+        }
+        Ok(Self {
+            http: builder.build().map_err(|error| invalid(error.to_string()))?,
+            server: base.as_str().trim_end_matches('/').to_owned(),
+            base,
+            token: token.map(|token| Token(token.to_owned())),
+        })
+    }
+
+    /// The server's address.
+    #[must_use]
+    pub fn server(&self) -> &str {
+        &self.server
+    }
+
+    /// A request to a path below `/api/v1`.
+    pub(crate) fn api(&self, method: Method, path: &[&str]) -> RequestBuilder {
+        let whole: Vec<&str> = ["api", "v1"].iter().chain(path).copied().collect();
+        self.plain(method, &whole)
+    }
+
+    /// A request to a path.
+    pub(crate) fn plain(&self, method: Method, path: &[&str]) -> RequestBuilder {
+        let mut url = self.base.clone();
+        // Only addresses that cannot have a path fail here, and http:// ones can.
+        if let Ok(mut segments) = url.path_segments_mut() {
+            segments.pop_if_empty().extend(path);
+        }
+        let request = self.http.request(method, url).timeout(TIMEOUT);
+        match &self.token {
+            Some(Token(token)) => request.bearer_auth(token),
+            None => request,
+        }
+    }
+
+    /// Sends, and turns everything but success into an error.
+    pub(crate) async fn send(&self, request: RequestBuilder) -> Result<Response, ClientError> {
+        let response = self.send_any(request).await?;
+        if response.status().is_success() {
+            Ok(response)
+        } else {
+            Err(self.refused(response).await)
+        }
+    }
+
+    /// Sends, whatever the answer's status.
+    pub(crate) async fn send_any(&self, request: RequestBuilder) -> Result<Response, ClientError> {
+        request.send().await.map_err(|source| {
+            let server = self.server.clone();
+            ClientError::Unreachable { server, source }
+        })
+    }
+
+    /// Sends and reads a JSON answer.
+    pub(crate) async fn json<T: DeserializeOwned>(&self, request: RequestBuilder) -> Result<T, ClientError> {
+        let response = self.send(request).await?;
+        self.read(response).await
+    }
+
+    /// Reads a JSON answer.
+    pub(crate) async fn read<T: DeserializeOwned>(&self, response: Response) -> Result<T, ClientError> {
+        let status = response.status().as_u16();
+        let is_json = media_type(&response).ends_with("json");
+        let body = self.body(response).await?;
+        if !is_json {
+            return Err(self.unexpected(status, &body));
+        }
+        serde_json::from_slice(&body).map_err(|source| ClientError::Decode {
+            server: self.server.clone(),
+            source,
+        })
+    }
+
+    async fn body(&self, response: Response) -> Result<Bytes, ClientError> {
+        response.bytes().await.map_err(|source| self.broke_off(Some(source)))
+    }
+
+    pub(crate) fn broke_off(&self, source: Option<reqwest::Error>) -> ClientError {
+        ClientError::BrokeOff {
+            server: self.server.clone(),
+            source,
+        }
+    }
+
+    pub(crate) async fn refused(&self, response: Response) -> ClientError {
+        let status = response.status().as_u16();
+        let is_problem = media_type(&response) == PROBLEM_JSON;
+        let body = match self.body(response).await {
+            Ok(body) => body,
+            Err(error) => return error,
+        };
+        match serde_json::from_slice::<Problem>(&body) {
+            Ok(problem) if is_problem => ClientError::Problem(Box::new(problem)),
+            _ => self.unexpected(status, &body),
+        }
+    }
+
+    fn unexpected(&self, status: u16, body: &[u8]) -> ClientError {
+        ClientError::Unexpected {
+            server: self.server.clone(),
+            status,
+            body: String::from_utf8_lossy(body).chars().take(SHOWN).collect(),
+        }
+    }
+}
+
+/// A JSON body without a detour over a tree.
+pub(crate) fn with_json<T: Serialize>(request: RequestBuilder, body: &T) -> RequestBuilder {
+    request.json(body)
+}
+
+fn media_type(response: &Response) -> &str {
+    let value = response.headers().get(header::CONTENT_TYPE);
+    let text = value.and_then(|value| value.to_str().ok()).unwrap_or("");
+    text.split(';').next().unwrap_or("").trim()
+}
+
+fn is_loopback(url: &Url) -> bool {
+    let Some(host) = url.host_str() else {
+        return false;
+    };
+    let address = host.trim_start_matches('[').trim_end_matches(']');
+    host == "localhost" || address.parse::<IpAddr>().is_ok_and(|address| address.is_loopback())
+}

@@ -1,0 +1,22 @@
+#![doc = include_str!("../README.md")]
+
+mod catalog;
+pub mod definitions;
+mod error;
+mod http;
+mod jobs;
+mod logs;
+mod status;
+
+pub use robata_api_types::{
+    self as types, App, ApplyAnswer, ApplyRequest, Attempt, BatchAnswer, BatchItem, BatchRequest, Definition,
+    EnqueueRequest, Health, Job, JobList, LogEntry, Need, Place, PlanItem, Problem, Queue, Ready, RunRequest, Span,
+    Word, Worker,
+};
+
+pub use self::{
+    error::ClientError,
+    http::Client,
+    jobs::{Acted, Enqueued, JobFilter, PATIENCE},
+    logs::LogsRequest,
+};

@@ -1,0 +1,169 @@
+//! Whether a container's end falls into the engine's own restart (PROTOCOL X4).
+//!
+//! An engine without live-restore ends its containers: going down in good order it closes its connections and then
+//! sends SIGTERM; after a crash its next start does so, before it serves. Their exit codes look like any other's.
+//! The engine does not say when it was started, but it makes its `bridge` network anew at the end of each start
+//! (both seen on engine 20.10; `initBridgeDriver` in `daemon/daemon_unix.go`).
+
+use std::{
+    collections::VecDeque,
+    sync::{Mutex, PoisonError},
+    time::{Duration, Instant},
+};
+
+use robata_core::{
+    Timestamp,
+    executor::{Ending, Observation, ThingState},
+    finish::End,
+};
+
+use crate::engine::Engine;
+
+/// A start that finds containers running waits up to 10 s for each to end, then serves.
+const BOOT: Duration = Duration::from_secs(30);
+/// Two stamps of one moment differ by so much at most.
+const SLACK: Duration = Duration::from_secs(2);
+/// So many connections are remembered.
+const SPANS: usize = 32;
+
+/// A time in which we were connected to the engine, by the engine's clock.
+#[derive(Debug)]
+struct Span {
+    id: u64,
+    from: Timestamp,
+    until: Option<Timestamp>,
+    since: Instant,
+}
+
+/// When we were connected to the engine's events.
+#[derive(Debug, Default)]
+pub(crate) struct Watched(Mutex<(u64, VecDeque<Span>)>);
+
+impl Watched {
+    pub(crate) fn begin(&self, engine_now: Timestamp) -> u64 {
+        let mut spans = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        spans.0 += 1;
+        let id = spans.0;
+        spans.1.push_back(Span {
+            id,
+            from: engine_now,
+            until: None,
+            since: Instant::now(),
+        });
+        if spans.1.len() > SPANS {
+            spans.1.pop_front();
+        }
+        id
+    }
+
+    pub(crate) fn end(&self, id: u64) {
+        let mut spans = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(span) = spans.1.iter_mut().find(|span| span.id == id) {
+            span.until = Some(span.from.plus(span.since.elapsed()));
+        }
+    }
+
+    /// Whether we were connected then, and stayed so for a while.
+    fn covers(&self, time: Timestamp) -> bool {
+        let spans = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        spans
+            .1
+            .iter()
+            .any(|span| span.from <= time && span.until.is_none_or(|until| time <= until.minus(SLACK)))
+    }
+
+    /// Whether a connection broke before then and none has begun since.
+    fn broken_at(&self, time: Timestamp) -> bool {
+        let spans = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let broke = |span: &Span| span.until.is_some_and(|until| until.minus(SLACK) <= time);
+        spans.1.iter().any(broke)
+    }
+}
+
+/// Whether an end is the engine's doing. `booted` is when the engine was last started, as far as it tells.
+fn is_engines(ending: &Ending, booted: Option<Timestamp>, watched: &Watched) -> bool {
+    let (Some(booted), Some(finished)) = (booted, ending.finished_at) else {
+        return false;
+    };
+    let by_signal = matches!(ending.end, End::Signalled(_) | End::Exited(255));
+    // Exit 0 counts as what it says; out of memory is known for sure.
+    if !by_signal && !matches!(ending.end, End::Exited(code) if code != 0) {
+        return false;
+    }
+    if finished > booted.plus(SLACK) || watched.covers(finished) {
+        return false;
+    }
+    // While it was starting; between our losing it and its start; or, while nobody looked, by a signal.
+    finished >= booted.minus(BOOT) || watched.broken_at(finished) || by_signal
+}
+
+/// Marks the ends that are the engine's doing.
+pub(crate) async fn mark(engine: &Engine, watched: &Watched, observations: &mut [Observation]) {
+    let suspect = |one: &Observation| match &one.state {
+        ThingState::Ended(ending) => matches!(ending.end, End::Signalled(_) | End::Exited(1..)),
+        _ => false,
+    };
+    if !observations.iter().any(suspect) {
+        return;
+    }
+    // An engine without its default network does not tell; then an end is taken for what it says.
+    let bridge = engine.call(|client| client.inspect_network("bridge", None)).await;
+    let booted = bridge
+        .ok()
+        .and_then(|bridge| crate::state::time(bridge.created.as_ref()));
+    for one in observations {
+        if let ThingState::Ended(ending) = &mut one.state
+            && is_engines(ending, booted, watched)
+        {
+            ending.end = End::EngineFault;
+            ending.message = Some("ended by the engine's own restart".to_owned());
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn ending(end: End, finished: i64) -> Ending {
+        Ending {
+            end,
+            started_at: Some(Timestamp::from_millis(0)),
+            finished_at: Some(Timestamp::from_millis(finished)),
+            detail: None,
+            message: None,
+        }
+    }
+
+    #[test]
+    fn an_end_in_the_engines_start_is_the_engines() {
+        let watched = Watched::default();
+        let booted = Some(Timestamp::from_millis(100_000));
+        let engines = |end, finished| is_engines(&ending(end, finished), booted, &watched);
+        assert!(engines(End::Signalled(15), 99_500));
+        assert!(engines(End::Exited(1), 90_000));
+        assert!(!engines(End::Exited(0), 99_500));
+        assert!(!engines(End::OutOfMemory(Some(137)), 99_500));
+        assert!(!engines(End::Signalled(9), 110_000));
+        // Nobody looked: a signal is taken for the engine's, a plain failure is not.
+        assert!(engines(End::Signalled(9), 10_000));
+        assert!(!engines(End::Exited(1), 10_000));
+    }
+
+    #[test]
+    fn an_end_that_we_were_connected_for_is_its_own() {
+        let watched = Watched::default();
+        watched.begin(Timestamp::from_millis(80_000));
+        let booted = Some(Timestamp::from_millis(100_000));
+        assert!(!is_engines(&ending(End::Signalled(9), 95_000), booted, &watched));
+    }
+
+    #[test]
+    fn an_end_after_our_connection_broke_is_the_engines() {
+        let watched = Watched::default();
+        let span = watched.begin(Timestamp::from_millis(5_000));
+        watched.end(span);
+        let booted = Some(Timestamp::from_millis(100_000));
+        assert!(is_engines(&ending(End::Exited(3), 20_000), booted, &watched));
+    }
+}

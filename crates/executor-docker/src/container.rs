@@ -1,0 +1,312 @@
+//! From a spec to the engine's description of a container, with the levels of security and the operator's policy.
+
+use std::collections::HashMap;
+
+use bollard::models::{
+    ContainerCreateBody, HostConfig, HostConfigLogConfig, ImageInspect, Mount, MountType, MountVolumeOptions,
+    RestartPolicy, RestartPolicyNameEnum,
+};
+use robata_core::{
+    Error, ErrorKind, Result,
+    definition::Security,
+    executor::{Prepare, Spec, label},
+};
+
+use crate::{DockerConfig, payload};
+
+const OPERATION: &str = "docker.prepare";
+/// The log driver that keeps the very bytes; json-file replaces what is not UTF-8 (both seen on engine 20.10).
+const LOG_DRIVER: &str = "local";
+
+/// How this container gets its payload.
+#[derive(Clone, Debug)]
+pub(crate) enum PayloadMount {
+    /// It gets none.
+    None,
+    /// This file, which the engine must see.
+    File(String),
+    /// A volume to be filled.
+    Volume,
+}
+
+pub(crate) fn refused(message: impl Into<String>) -> Error {
+    Error::new(ErrorKind::StartRefused, OPERATION, message)
+}
+
+/// The image, and whether everything is within the operator's policy.
+pub(crate) fn check<'a>(config: &DockerConfig, spec: &'a Spec) -> Result<&'a str> {
+    let Some(image) = spec.image.as_deref().filter(|image| !image.is_empty()) else {
+        return Err(refused("no image: a Docker executor runs images"));
+    };
+    if !config.images.is_empty() && !config.images.iter().any(|pattern| matches(pattern, image)) {
+        return Err(refused(format!(
+            "the image {image} is not allowed here (setting `images`)"
+        )));
+    }
+    let networks = spec.docker.network.iter().chain(&spec.docker.networks);
+    for network in networks {
+        let simple = matches!(network.as_str(), "none" | "default" | "bridge");
+        // The engine's own words for sharing a network that is not the container's.
+        if network == "host" || network.starts_with("container:") {
+            return Err(refused(format!("the network {network:?} is never allowed")));
+        }
+        if !simple && !config.networks.contains(network) {
+            return Err(refused(format!(
+                "the network {network:?} is not allowed here (setting `networks`)"
+            )));
+        }
+    }
+    let cpu = spec.resources.cpu_at_most();
+    if let Some(most) = config.max_cpu
+        && cpu.is_none_or(|cpu| cpu > most)
+    {
+        return Err(refused(format!(
+            "needs a CPU limit of at most {most} here (setting `max.cpu`)"
+        )));
+    }
+    let memory = spec.resources.memory_at_most();
+    if let Some(most) = config.max_memory
+        && memory.is_none_or(|memory| memory > most)
+    {
+        return Err(refused(format!(
+            "needs a memory limit of at most {most} here (setting `max.memory`)"
+        )));
+    }
+    Ok(image)
+}
+
+/// `*` stands for any text.
+fn matches(pattern: &str, text: &str) -> bool {
+    let mut parts = pattern.split('*');
+    let first = parts.next().unwrap_or_default();
+    let Some(mut rest) = text.strip_prefix(first) else {
+        return false;
+    };
+    let mut parts: Vec<_> = parts.collect();
+    let Some(last) = parts.pop() else {
+        return rest.is_empty();
+    };
+    for part in parts {
+        match rest.find(part) {
+            Some(at) => rest = &rest[at + part.len()..],
+            None => return false,
+        }
+    }
+    rest.ends_with(last)
+}
+
+/// Whom the container's main process runs as: the spec's user, else the image's.
+pub(crate) fn user<'a>(spec: &'a Spec, image: &'a ImageInspect) -> &'a str {
+    let own = image.config.as_ref().and_then(|config| config.user.as_deref());
+    spec.user.as_deref().or(own).unwrap_or_default()
+}
+
+/// `restricted` needs a user that is not root; a name is looked up in the container's own /etc/passwd later.
+pub(crate) fn check_user(spec: &Spec, image: &ImageInspect) -> Result<()> {
+    let user = user(spec, image);
+    let name = user.split(':').next().unwrap_or_default();
+    let root = name.is_empty() || name == "root" || name.parse::<u64>().is_ok_and(|id| id == 0);
+    if spec.security == Security::Restricted && root {
+        return Err(refused(
+            "security = \"restricted\" needs a user that is not root: neither the definition nor the image sets one",
+        ));
+    }
+    Ok(())
+}
+
+/// The engine's description.
+pub(crate) fn describe(
+    config: &DockerConfig,
+    request: &Prepare,
+    image: &str,
+    realm: &str,
+    payload: &PayloadMount,
+) -> ContainerCreateBody {
+    let spec = &request.spec;
+    let installation = config.installation.to_string();
+    let mut labels: HashMap<String, String> = request.labels.clone().into_iter().collect();
+    labels.insert(label::INSTALLATION.to_owned(), installation.clone());
+    labels.insert(label::REALM.to_owned(), realm.to_owned());
+    let mut env: Vec<String> = spec.env.iter().map(|(name, value)| format!("{name}={value}")).collect();
+    if let Some(name) = &spec.payload_file_env {
+        env.retain(|entry| !entry.starts_with(&format!("{name}=")));
+        env.push(format!("{name}={}", payload::FILE));
+    }
+    ContainerCreateBody {
+        image: Some(image.to_owned()),
+        entrypoint: spec.entrypoint.clone(),
+        cmd: spec.command.clone(),
+        working_dir: spec.working_dir.clone(),
+        user: spec.user.clone(),
+        env: Some(env),
+        labels: Some(labels),
+        attach_stdout: Some(false),
+        attach_stderr: Some(false),
+        // What an engine that goes down by itself grants; ours is given with each stop.
+        stop_timeout: Some(whole_seconds(spec.grace_period)),
+        stop_signal: Some("SIGTERM".to_owned()),
+        host_config: Some(host_config(config, spec, payload, installation)),
+        ..ContainerCreateBody::default()
+    }
+}
+
+fn host_config(config: &DockerConfig, spec: &Spec, payload: &PayloadMount, installation: String) -> HostConfig {
+    let restricted = spec.security == Security::Restricted;
+    let memory = spec.resources.memory_at_most().map(|memory| signed(memory.bytes));
+    let tmpfs = spec.docker.tmpfs.iter();
+    HostConfig {
+        nano_cpus: spec
+            .resources
+            .cpu_at_most()
+            .map(|cpu| i64::from(cpu.millis) * 1_000_000),
+        memory,
+        // The same as `memory`: no swap beside it, else a container over its limit is slow instead of ended.
+        memory_swap: memory,
+        memory_reservation: spec
+            .resources
+            .memory
+            .map(|reserved| signed(reserved.bytes))
+            .filter(|reserved| memory.is_none_or(|memory| *reserved < memory)),
+        pids_limit: Some(i64::from(spec.resources.processes)),
+        shm_size: spec.docker.shm_size.map(|size| signed(size.bytes)),
+        tmpfs: Some(
+            tmpfs
+                .map(|(path, size)| (path.clone(), format!("size={},mode=1777,nosuid,nodev", size.bytes)))
+                .collect(),
+        ),
+        readonly_rootfs: Some(spec.docker.read_only),
+        init: Some(spec.docker.init.unwrap_or(true)),
+        network_mode: Some(spec.docker.network.clone().unwrap_or_else(|| "default".to_owned())),
+        mounts: mount(payload, installation).map(|mount| vec![mount]),
+        security_opt: Some(vec!["no-new-privileges".to_owned()]),
+        cap_drop: restricted.then(|| vec!["ALL".to_owned()]),
+        privileged: Some(false),
+        // Ended is ended: nothing is started again, and nothing vanishes before its outcome and log are read.
+        restart_policy: Some(RestartPolicy {
+            name: Some(RestartPolicyNameEnum::NO),
+            ..RestartPolicy::default()
+        }),
+        auto_remove: Some(false),
+        log_config: Some(log_config(config)),
+        ..HostConfig::default()
+    }
+}
+
+/// Bounded, and blocking rather than losing: a container waits for its log.
+fn log_config(config: &DockerConfig) -> HostConfigLogConfig {
+    let options = [
+        ("mode", "blocking".to_owned()),
+        ("max-size", config.log_max_bytes.to_string()),
+        ("max-file", "2".to_owned()),
+        ("compress", "false".to_owned()),
+    ];
+    HostConfigLogConfig {
+        typ: Some(LOG_DRIVER.to_owned()),
+        config: Some(
+            options
+                .into_iter()
+                .map(|(key, value)| (key.to_owned(), value))
+                .collect(),
+        ),
+    }
+}
+
+fn mount(payload: &PayloadMount, installation: String) -> Option<Mount> {
+    match payload {
+        PayloadMount::None => None,
+        PayloadMount::File(path) => Some(Mount {
+            typ: Some(MountType::BIND),
+            source: Some(path.clone()),
+            target: Some(payload::FILE.to_owned()),
+            read_only: Some(true),
+            ..Mount::default()
+        }),
+        PayloadMount::Volume => Some(Mount {
+            typ: Some(MountType::VOLUME),
+            target: Some(payload::FOLDER.to_owned()),
+            volume_options: Some(MountVolumeOptions {
+                no_copy: Some(true),
+                labels: Some([(label::INSTALLATION.to_owned(), installation)].into()),
+                ..MountVolumeOptions::default()
+            }),
+            ..Mount::default()
+        }),
+    }
+}
+
+/// The engine counts in whole seconds; less than was asked for is never granted.
+pub(crate) fn whole_seconds(time: std::time::Duration) -> i64 {
+    i64::try_from(time.as_millis().div_ceil(1000))
+        .unwrap_or(i64::MAX)
+        .min(i64::from(i32::MAX))
+}
+
+fn signed(bytes: u64) -> i64 {
+    i64::try_from(bytes).unwrap_or(i64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use robata_core::{InstallationId, definition::DockerOptions};
+
+    use super::*;
+
+    fn spec(network: &str) -> Spec {
+        Spec {
+            image: Some("registry.example.com/shop:1".into()),
+            docker: DockerOptions {
+                network: Some(network.into()),
+                ..DockerOptions::default()
+            },
+            ..Spec::default()
+        }
+    }
+
+    #[test]
+    fn the_hosts_network_and_networks_not_allowed_are_refused() {
+        let mut config = DockerConfig::new(InstallationId::new());
+        for refused in ["host", "container:x", "shop"] {
+            assert_eq!(
+                check(&config, &spec(refused)).unwrap_err().kind(),
+                ErrorKind::StartRefused,
+                "{refused}"
+            );
+        }
+        config.networks = vec!["shop".into(), "host".into()];
+        check(&config, &spec("shop")).unwrap();
+        check(&config, &spec("none")).unwrap();
+        check(&config, &spec("host")).unwrap_err();
+    }
+
+    #[test]
+    fn only_allowed_images_run() {
+        let mut config = DockerConfig::new(InstallationId::new());
+        config.images = vec!["registry.example.com/*".into()];
+        check(&config, &spec("none")).unwrap();
+        config.images = vec!["registry.example.com/other:*".into(), "*:2".into()];
+        let error = check(&config, &spec("none")).unwrap_err();
+        assert!(error.message().contains("`images`"), "{error}");
+    }
+
+    #[test]
+    fn a_star_stands_for_any_text() {
+        assert!(matches("a*c*e", "abcde") && matches("*", "") && matches("a", "a"));
+        assert!(!matches("a*c", "abcd") && !matches("a", "ab") && !matches("a*ba", "aba".trim_end_matches("ba")));
+    }
+
+    #[test]
+    fn restricted_needs_a_user_that_is_not_root() {
+        let image = ImageInspect::default();
+        let user = |user: Option<&str>| Spec {
+            user: user.map(str::to_owned),
+            security: Security::Restricted,
+            ..Spec::default()
+        };
+        for root in [None, Some("0"), Some("root"), Some("0:1000"), Some("00")] {
+            check_user(&user(root), &image).unwrap_err();
+        }
+        for other in ["1000", "app", "1000:0"] {
+            check_user(&user(Some(other)), &image).unwrap();
+        }
+    }
+}

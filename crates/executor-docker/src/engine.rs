@@ -1,0 +1,135 @@
+//! The connection to one engine: made and negotiated at the first use, every call bounded in time.
+
+use std::{future::Future, time::Duration};
+
+use bollard::{
+    API_DEFAULT_VERSION, Docker, container::LogOutput, errors::Error as Client, models::ContainerInspectResponse,
+};
+use robata_core::{Error, ErrorKind, Result, executor::label};
+use tokio::{sync::OnceCell, time::timeout};
+
+use crate::{DockerConfig, error::Fault};
+
+/// Longer than any call may take: each has a bound of its own.
+const CLIENT_TIMEOUT_SECS: u64 = 7 * 24 * 3600;
+
+pub(crate) struct Engine {
+    pub(crate) config: DockerConfig,
+    given: Option<Docker>,
+    client: OnceCell<Docker>,
+}
+
+impl std::fmt::Debug for Engine {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Engine")
+            .field("host", &self.config.shown_host())
+            .finish_non_exhaustive()
+    }
+}
+
+impl Engine {
+    pub(crate) fn new(config: DockerConfig, given: Option<Docker>) -> Self {
+        Self {
+            config,
+            given: given.map(|client| client.with_timeout(Duration::from_secs(CLIENT_TIMEOUT_SECS))),
+            client: OnceCell::new(),
+        }
+    }
+
+    /// The client, once the engine has been reached and a version of its API agreed on.
+    pub(crate) async fn client(&self) -> Result<&Docker, Fault> {
+        let connect = || async {
+            let client = match &self.given {
+                Some(client) => client.clone(),
+                None => connect(self.config.shown_host()).map_err(|error| self.fault(error))?,
+            };
+            self.bounded(self.config.call_timeout, client.negotiate_version()).await
+        };
+        self.client.get_or_try_init(connect).await
+    }
+
+    pub(crate) fn fault(&self, error: Client) -> Fault {
+        Fault::of(self.config.shown_host(), error)
+    }
+
+    /// Bounds a call in time.
+    pub(crate) async fn bounded<T>(
+        &self,
+        limit: Duration,
+        call: impl Future<Output = Result<T, Client>>,
+    ) -> Result<T, Fault> {
+        match timeout(limit, call).await {
+            Ok(answer) => answer.map_err(|error| self.fault(error)),
+            Err(_) => Err(Fault::Slow {
+                host: self.config.shown_host().to_owned(),
+                after: limit,
+            }),
+        }
+    }
+
+    /// A call with the usual bound.
+    pub(crate) async fn call<'a, T, F>(&'a self, call: impl FnOnce(&'a Docker) -> F) -> Result<T, Fault>
+    where
+        F: Future<Output = Result<T, Client>> + 'a,
+    {
+        let client = self.client().await?;
+        self.bounded(self.config.call_timeout, call(client)).await
+    }
+
+    /// A container by id or name; `None` where the engine says that there is none.
+    pub(crate) async fn inspect(&self, id: &str) -> Result<Option<ContainerInspectResponse>, Fault> {
+        match self.call(|client| client.inspect_container(id, None)).await {
+            Ok(found) => Ok(Some(found)),
+            Err(fault) if fault.status() == Some(404) => Ok(None),
+            Err(fault) => Err(fault),
+        }
+    }
+
+    /// A container of ours; another installation's is as absent as one that is not there.
+    pub(crate) async fn ours(&self, id: &str) -> Result<Option<ContainerInspectResponse>, Fault> {
+        Ok(self.inspect(id).await?.filter(|found| self.is_ours(found)))
+    }
+
+    pub(crate) fn is_ours(&self, found: &ContainerInspectResponse) -> bool {
+        let labels = found.config.as_ref().and_then(|config| config.labels.as_ref());
+        labels.and_then(|labels| labels.get(label::INSTALLATION)) == Some(&self.config.installation.to_string())
+    }
+
+    /// The filter for all that is ours.
+    pub(crate) fn filter(&self) -> std::collections::HashMap<String, Vec<String>> {
+        let ours = format!("{}={}", label::INSTALLATION, self.config.installation);
+        [("label".to_owned(), vec![ours])].into()
+    }
+}
+
+fn connect(host: &str) -> Result<Docker, Client> {
+    if host.starts_with("unix://") {
+        Docker::connect_with_unix(host, CLIENT_TIMEOUT_SECS, API_DEFAULT_VERSION)
+    } else {
+        Docker::connect_with_http(host, CLIENT_TIMEOUT_SECS, API_DEFAULT_VERSION)
+    }
+}
+
+/// Whether an address is one that we can use; said when the executor is made, not at the first job.
+pub(crate) fn check_host(host: &str) -> Result<()> {
+    let known = ["unix://", "tcp://", "http://"];
+    if known.iter().any(|scheme| host.starts_with(scheme)) {
+        return Ok(());
+    }
+    Err(Error::new(
+        ErrorKind::Invalid,
+        "docker.connect",
+        format!("cannot connect to {host:?}: an engine's address begins with unix:// or tcp://"),
+    ))
+}
+
+/// The stream and the bytes of one frame of a container's log.
+pub(crate) fn frame(output: LogOutput) -> (robata_core::executor::Stream, bytes::Bytes) {
+    use robata_core::executor::Stream;
+    match output {
+        LogOutput::StdErr { message } => (Stream::Stderr, message),
+        LogOutput::StdOut { message } | LogOutput::Console { message } | LogOutput::StdIn { message } => {
+            (Stream::Stdout, message)
+        }
+    }
+}

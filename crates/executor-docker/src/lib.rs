@@ -1,0 +1,24 @@
+#![doc = include_str!("../README.md")]
+
+mod boot;
+mod config;
+mod container;
+mod create;
+mod credentials;
+mod engine;
+mod error;
+mod events;
+mod executor;
+mod image;
+mod import;
+mod init;
+mod lifecycle;
+mod log_lines;
+mod output;
+mod payload;
+mod realm;
+mod state;
+
+pub use config::{DockerConfig, PayloadWay};
+pub use executor::DockerExecutor;
+pub use import::import_image;

@@ -1,0 +1,171 @@
+//! Start, stop and remove: each looks first, acts, and confirms.
+
+use std::{path::Path, time::Duration};
+
+use bollard::{
+    models::{ContainerInspectResponse, ContainerStateStatusEnum as Status},
+    query_parameters::{KillContainerOptions, RemoveContainerOptions, StopContainerOptions},
+};
+use robata_core::{Error, ErrorKind, Result};
+use tokio::time::{Instant, sleep};
+
+use crate::{
+    container::whole_seconds,
+    engine::Engine,
+    error::{Fault, is_room},
+    payload, state,
+};
+
+/// How long a removal, or an end after SIGKILL, is waited for.
+const CONFIRM: Duration = Duration::from_secs(60);
+const LOOK_AGAIN: Duration = Duration::from_millis(50);
+
+/// Sets a container going that was never set going. The caller lets nobody else in this process start it meanwhile.
+pub(crate) async fn start(engine: &Engine, id: &str) -> Result<()> {
+    const OPERATION: &str = "docker.start";
+    let gone = || Error::new(ErrorKind::NotFound, OPERATION, "there is no such container");
+    let found = engine.ours(id).await.map_err(|fault| fault.into_error(OPERATION))?;
+    let state = found.and_then(|found| found.state).ok_or_else(gone)?;
+    // The engine would start an ended container again: this look is what keeps it from that.
+    if state::has_run(&state) {
+        return Ok(());
+    }
+    if state::was_refused(&state) {
+        let words = state.error.unwrap_or_default();
+        return Err(Error::new(ErrorKind::StartRefused, OPERATION, words));
+    }
+    if state.status != Some(Status::CREATED) {
+        return Err(gone());
+    }
+    let client = engine.client().await.map_err(|fault| fault.into_error(OPERATION))?;
+    let started = engine
+        .bounded(engine.config.start_timeout, client.start_container(id, None))
+        .await;
+    match started {
+        Ok(()) => Ok(()),
+        Err(fault @ Fault::Refused { .. }) => {
+            let words = fault.words();
+            let kind = if is_room(&words) {
+                ErrorKind::NoCapacity
+            } else if is_passing(&words) {
+                ErrorKind::Unavailable
+            } else if words.contains("No such container") || words.contains("marked for removal") {
+                ErrorKind::NotFound
+            } else {
+                ErrorKind::StartRefused
+            };
+            Err(fault.of_kind(kind, OPERATION))
+        }
+        Err(fault) => Err(fault.into_error(OPERATION)),
+    }
+}
+
+/// Whether words about a failed start mean the engine's own state and not the container's description.
+pub(crate) fn is_passing(words: &str) -> bool {
+    const WORDS: [&str; 8] = [
+        "context deadline exceeded",
+        "context canceled",
+        "connection refused",
+        "transport is closing",
+        "ttrpc: closed",
+        "failed to start shim",
+        "containerd is not running",
+        "shutting down",
+    ];
+    let words = words.to_lowercase();
+    is_room(&words) || WORDS.iter().any(|part| words.contains(part))
+}
+
+/// Ends a container and confirms that no process of it is left.
+pub(crate) async fn stop(engine: &Engine, id: &str, grace_period: Duration) -> Result<()> {
+    const OPERATION: &str = "docker.stop";
+    let runs = || async {
+        let found = engine.ours(id).await.map_err(|fault| fault.into_error(OPERATION))?;
+        let state = found.and_then(|found| found.state);
+        Ok::<_, Error>(state.is_some_and(|state| state::runs(&state)))
+    };
+    if !runs().await? {
+        return Ok(());
+    }
+    let client = engine.client().await.map_err(|fault| fault.into_error(OPERATION))?;
+    let options = StopContainerOptions {
+        t: i32::try_from(whole_seconds(grace_period)).ok(),
+        ..StopContainerOptions::default()
+    };
+    let limit = grace_period.saturating_add(CONFIRM);
+    let stopped = engine.bounded(limit, client.stop_container(id, Some(options))).await;
+    if let Err(fault @ (Fault::Unreachable { .. } | Fault::Forbidden { .. })) = stopped {
+        return Err(fault.into_error(OPERATION));
+    }
+    // Whatever was answered: only the container's own state counts.
+    let deadline = Instant::now() + CONFIRM;
+    while runs().await? {
+        if Instant::now() > deadline {
+            let message = format!("the container has not ended {} s after SIGKILL", CONFIRM.as_secs());
+            return Err(Error::new(ErrorKind::Unavailable, OPERATION, message));
+        }
+        let kill = KillContainerOptions {
+            signal: "SIGKILL".to_owned(),
+        };
+        match engine.call(|client| client.kill_container(id, Some(kill))).await {
+            // It has ended meanwhile, or it is gone.
+            Ok(()) | Err(Fault::Refused { status: 404 | 409, .. }) => {}
+            Err(fault) => return Err(fault.into_error(OPERATION)),
+        }
+        sleep(LOOK_AGAIN).await;
+    }
+    Ok(())
+}
+
+/// Removes a container with its anonymous volumes and its payload file.
+pub(crate) async fn remove(engine: &Engine, id: &str, force: bool) -> Result<()> {
+    const OPERATION: &str = "docker.remove";
+    let still_runs = || Error::new(ErrorKind::StillRuns, OPERATION, "the container still runs");
+    let deadline = Instant::now() + CONFIRM;
+    let mut files = Vec::new();
+    let mut asked = None;
+    loop {
+        let found = engine.ours(id).await.map_err(|fault| fault.into_error(OPERATION))?;
+        let Some(found) = found else {
+            files.iter().for_each(|file: &String| payload::remove(Path::new(file)));
+            return Ok(());
+        };
+        if files.is_empty() {
+            files = payload_files(engine, &found);
+        }
+        if !force && found.state.as_ref().is_some_and(state::runs) {
+            return Err(still_runs());
+        }
+        if Instant::now() > deadline {
+            let words = asked.map_or_else(|| "it goes on removing it".to_owned(), |fault: Fault| fault.words());
+            let message = format!(
+                "the engine has not removed the container in {} s: {words}",
+                CONFIRM.as_secs()
+            );
+            return Err(Error::new(ErrorKind::Unavailable, OPERATION, message));
+        }
+        let options = RemoveContainerOptions {
+            v: true,
+            force,
+            link: false,
+        };
+        match engine.call(|client| client.remove_container(id, Some(options))).await {
+            Ok(()) => continue,
+            // Another removal is under way, or it came to run; the next look tells.
+            Err(fault @ Fault::Refused { .. }) => asked = Some(fault),
+            Err(fault) => return Err(fault.into_error(OPERATION)),
+        }
+        sleep(LOOK_AGAIN).await;
+    }
+}
+
+/// The payload files of ours that a container has mounted.
+fn payload_files(engine: &Engine, found: &ContainerInspectResponse) -> Vec<String> {
+    let Some(folder) = &engine.config.payload_folder else {
+        return Vec::new();
+    };
+    let sources = found.mounts.iter().flatten().filter_map(|mount| mount.source.clone());
+    sources
+        .filter(|source| payload::is_ours(Path::new(source), folder, engine.config.installation))
+        .collect()
+}

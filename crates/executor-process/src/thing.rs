@@ -1,0 +1,346 @@
+//! One thing on disk: what the worker and the supervisor say to each other, each word one atomic step.
+//!
+//! | file | who writes it | what it says |
+//! | --- | --- | --- |
+//! | `thing.json` | worker, at prepare | name, labels, boot id, control groups |
+//! | `payload` | worker, at prepare | the payload |
+//! | `stdout`, `stderr` | the job | its output |
+//! | `control` | worker | a FIFO: a byte in it wakes the supervisor |
+//! | `verdict` | whoever is first, once for ever | `go` or `removed`: a link, because to make one is a single step that fails where one is |
+//! | `started` | supervisor | a link whose target is the start time in milliseconds |
+//! | `stop` | worker | a link whose target is the grace period in milliseconds |
+//! | `outcome.json` | supervisor; for a dead one whoever notices | how it ended |
+//! | `work` | the job | its working folder |
+
+use std::{
+    collections::BTreeMap,
+    fs, io,
+    io::Write,
+    os::unix::fs::{OpenOptionsExt, symlink},
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use robata_core::{Timestamp, executor::Handle, finish::End};
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
+
+use crate::{
+    clock,
+    error::{Fault, Result},
+    lock,
+};
+
+/// The format that this release writes and reads (PROTOCOL V1).
+pub(crate) const FORMAT: u32 = 1;
+/// The longest outcome; its room on disk is taken before the job runs, so that a full disk cannot hide an end.
+const OUTCOME_BYTES: usize = 2048;
+/// The longest message in an outcome, in bytes; in JSON a byte takes six at most.
+const MESSAGE_BYTES: usize = 256;
+
+/// `thing.json`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Record {
+    pub(crate) format: u32,
+    pub(crate) name: String,
+    pub(crate) labels: BTreeMap<String, String>,
+    pub(crate) created_at: Timestamp,
+    /// The boot in which it was made; in another one it is dead.
+    pub(crate) boot: String,
+    /// Where to look for its processes if its supervisor is killed.
+    pub(crate) cgroups: Vec<PathBuf>,
+}
+
+/// `outcome.json`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Outcome {
+    pub(crate) format: u32,
+    pub(crate) end: End,
+    pub(crate) started_at: Option<Timestamp>,
+    pub(crate) finished_at: Option<Timestamp>,
+    pub(crate) detail: Option<String>,
+    pub(crate) message: Option<String>,
+}
+
+/// Who was first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Verdict {
+    /// It was set going.
+    Go,
+    /// It never runs.
+    Removed,
+}
+
+/// What the folder and the lock say together.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Seen {
+    Absent,
+    Prepared,
+    Running(Timestamp),
+    Ended(Outcome),
+    /// Its supervisor is gone and left no outcome; the start time, where it ran.
+    Died(Option<Timestamp>),
+}
+
+/// The paths of one thing.
+#[derive(Clone, Debug)]
+pub(crate) struct Thing {
+    pub(crate) handle: Handle,
+    pub(crate) folder: PathBuf,
+    pub(crate) lock: PathBuf,
+}
+
+impl Thing {
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
+        self.folder.join(name)
+    }
+
+    /// `None` where there is none, or one that a crash of the machine left unreadable.
+    pub(crate) fn record(&self) -> Result<Option<Record>> {
+        read_json(&self.path("thing.json"))
+    }
+
+    /// What is the matter with it. In this order, because a supervisor writes its outcome before its lock is free.
+    pub(crate) fn look(&self) -> Result<Seen> {
+        if let Some(outcome) = self.outcome()? {
+            return Ok(Seen::Ended(outcome));
+        }
+        if lock::is_held(&self.lock)? {
+            return Ok(match verdict(&self.folder)? {
+                Some(Verdict::Go) => Seen::Running(match started(&self.folder)? {
+                    Some(at) => at,
+                    None => link_time(&self.path("verdict"))?.unwrap_or_else(clock::now),
+                }),
+                _ if self.folder.exists() => Seen::Prepared,
+                _ => Seen::Absent,
+            });
+        }
+        if let Some(outcome) = self.outcome()? {
+            return Ok(Seen::Ended(outcome));
+        }
+        if !self.folder.exists() {
+            return Ok(Seen::Absent);
+        }
+        Ok(Seen::Died(started(&self.folder)?))
+    }
+
+    pub(crate) fn outcome(&self) -> Result<Option<Outcome>> {
+        read_json(&self.path("outcome.json"))
+    }
+
+    /// Wakes its supervisor. `false` where nobody listens: not yet, or no more.
+    pub(crate) fn wake(&self) -> Result<bool> {
+        use nix::{errno::Errno, fcntl::OFlag};
+        let path = self.path("control");
+        let opened = fs::OpenOptions::new()
+            .write(true)
+            .custom_flags(OFlag::O_NONBLOCK.bits())
+            .open(&path);
+        match opened.and_then(|mut fifo| fifo.write_all(b"\n")) {
+            Ok(()) => Ok(true),
+            // Nobody has it open, or it is gone with its folder.
+            Err(error)
+                if error.kind() == io::ErrorKind::NotFound || error.raw_os_error() == Some(Errno::ENXIO as i32) =>
+            {
+                Ok(false)
+            }
+            // Full: it will wake in any case.
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(true),
+            Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(false),
+            Err(error) => Err(Fault::io("wake the supervisor by", &path)(error)),
+        }
+    }
+}
+
+/// What was decided about the thing in this folder.
+pub(crate) fn verdict(folder: &Path) -> Result<Option<Verdict>> {
+    let path = folder.join("verdict");
+    match read_link(&path)?.as_deref() {
+        None => Ok(None),
+        Some("go") => Ok(Some(Verdict::Go)),
+        // Whatever else stands there, it is not ours to run.
+        Some(_) => Ok(Some(Verdict::Removed)),
+    }
+}
+
+/// Decides, unless it is decided; answers what is decided. `None` where there is no such folder.
+pub(crate) fn decide(folder: &Path, verdict: Verdict) -> Result<Option<Verdict>> {
+    let path = folder.join("verdict");
+    let word = match verdict {
+        Verdict::Go => "go",
+        Verdict::Removed => "removed",
+    };
+    match symlink(word, &path) {
+        Ok(()) => Ok(Some(verdict)),
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => self::verdict(folder),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(Fault::io("decide", &path)(error)),
+    }
+}
+
+/// When it was set going.
+pub(crate) fn started(folder: &Path) -> Result<Option<Timestamp>> {
+    let millis = read_link(&folder.join("started"))?.and_then(|text| text.parse().ok());
+    Ok(millis.map(Timestamp::from_millis))
+}
+
+/// Notes when it was set going.
+pub(crate) fn note_start(folder: &Path, at: Timestamp) -> Result<()> {
+    let path = folder.join("started");
+    symlink(at.as_millis().to_string(), &path).map_err(Fault::io("note the start in", &path))
+}
+
+/// The grace period of a stop that was asked for.
+pub(crate) fn stop_asked(folder: &Path) -> Result<Option<Duration>> {
+    let millis = read_link(&folder.join("stop"))?.and_then(|text| text.parse().ok());
+    Ok(millis.map(Duration::from_millis))
+}
+
+/// Asks for a stop; the last one asked for counts.
+pub(crate) fn ask_stop(folder: &Path, grace: Duration) -> Result<()> {
+    let millis = u64::try_from(grace.as_millis()).unwrap_or(u64::MAX);
+    let path = folder.join(format!("stop-{}", uuid::Uuid::new_v4().simple()));
+    symlink(millis.to_string(), &path).map_err(Fault::io("ask for a stop by", &path))?;
+    fs::rename(&path, folder.join("stop")).map_err(Fault::io("ask for a stop by", &path))
+}
+
+/// Takes the room on disk that the outcome will need.
+pub(crate) fn reserve_outcome(folder: &Path) -> Result<fs::File> {
+    let path = folder.join("outcome.reserved");
+    let reserve = || {
+        let mut file = fs::OpenOptions::new()
+            .write(true)
+            .create(true)
+            .truncate(true)
+            .mode(0o600)
+            .open(&path)?;
+        file.write_all(&[b' '; OUTCOME_BYTES])?;
+        Ok(file)
+    };
+    reserve().map_err(|error: io::Error| Fault::io("take room for the outcome in", &path)(error))
+}
+
+impl Outcome {
+    pub(crate) fn new(end: End, started_at: Option<Timestamp>) -> Self {
+        Self {
+            format: FORMAT,
+            end,
+            started_at,
+            finished_at: None,
+            detail: None,
+            message: None,
+        }
+    }
+
+    pub(crate) fn with_message(mut self, message: impl Into<String>) -> Self {
+        let mut message = message.into();
+        if message.len() > MESSAGE_BYTES {
+            let end = (0..=MESSAGE_BYTES)
+                .rev()
+                .find(|at| message.is_char_boundary(*at))
+                .unwrap_or(0);
+            message.truncate(end);
+        }
+        self.message = Some(message);
+        self
+    }
+
+    /// Writes it in the room taken by [`reserve_outcome`], and puts it in its place in one step. No fsync: what a crash
+    /// of the machine takes with it has another boot id, and says so.
+    pub(crate) fn write(&self, folder: &Path, reserved: fs::File) -> Result<()> {
+        use std::os::unix::fs::FileExt;
+        let path = folder.join("outcome.reserved");
+        let mut bytes = serde_json::to_vec(self).map_err(|error| Fault::io("write", &path)(io::Error::from(error)))?;
+        // White space after a document is no part of it.
+        bytes.resize(bytes.len().max(OUTCOME_BYTES), b' ');
+        reserved.write_all_at(&bytes, 0).map_err(Fault::io("write", &path))?;
+        fs::rename(&path, folder.join("outcome.json")).map_err(Fault::io("publish", &path))
+    }
+}
+
+/// Reads a record of ours; `None` where it is absent or was cut off by a crash of the machine.
+pub(crate) fn read_json<T: DeserializeOwned>(path: &Path) -> Result<Option<T>> {
+    #[derive(Deserialize)]
+    struct Format {
+        format: u32,
+    }
+    let bytes = match fs::read(path) {
+        Ok(bytes) => bytes,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(Fault::io("read", path)(error)),
+    };
+    match serde_json::from_slice(&bytes) {
+        Ok(value) => Ok(Some(value)),
+        Err(error) => match serde_json::from_slice::<Format>(&bytes) {
+            Ok(Format { format }) if format > FORMAT => Err(Fault::Newer {
+                path: path.display().to_string(),
+                format,
+            }),
+            Ok(_) => Err(Fault::io("understand", path)(io::Error::from(error))),
+            Err(_) => Ok(None),
+        },
+    }
+}
+
+fn read_link(path: &Path) -> Result<Option<String>> {
+    match fs::read_link(path) {
+        Ok(target) => Ok(Some(target.to_string_lossy().into_owned())),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(Fault::io("read", path)(error)),
+    }
+}
+
+fn link_time(path: &Path) -> Result<Option<Timestamp>> {
+    match fs::symlink_metadata(path).and_then(|metadata| metadata.modified()) {
+        Ok(time) => Ok(Some(clock::from_system(time))),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(Fault::io("read", path)(error)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_first_verdict_counts_for_ever() {
+        let folder = tempfile::tempdir().unwrap();
+        assert_eq!(verdict(folder.path()).unwrap(), None);
+        assert_eq!(decide(folder.path(), Verdict::Removed).unwrap(), Some(Verdict::Removed));
+        assert_eq!(decide(folder.path(), Verdict::Go).unwrap(), Some(Verdict::Removed));
+        assert_eq!(decide(&folder.path().join("gone"), Verdict::Go).unwrap(), None);
+    }
+
+    #[test]
+    fn the_longest_outcome_fits_in_its_room() {
+        let folder = tempfile::tempdir().unwrap();
+        let at = Some(Timestamp::from_millis(1_763_600_000_007));
+        let mut outcome = Outcome::new(End::Signalled(9), at).with_message("\u{1}".repeat(9999));
+        outcome.finished_at = at;
+        outcome.detail = Some("E".repeat(64));
+        assert!(serde_json::to_vec(&outcome).unwrap().len() <= OUTCOME_BYTES);
+        outcome
+            .write(folder.path(), reserve_outcome(folder.path()).unwrap())
+            .unwrap();
+        assert_eq!(read_json(&folder.path().join("outcome.json")).unwrap(), Some(outcome));
+    }
+
+    #[test]
+    fn a_newer_format_is_told_and_a_torn_record_is_none() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("outcome.json");
+        fs::write(&path, br#"{"format": 2, "shape": "new"}"#).unwrap();
+        assert!(matches!(
+            read_json::<Outcome>(&path),
+            Err(Fault::Newer { format: 2, .. })
+        ));
+        fs::write(&path, br#"{"format": 1, "en"#).unwrap();
+        assert_eq!(read_json::<Outcome>(&path).unwrap(), None);
+        fs::write(&path, br#"{"format": 1, "end": "lost", "started_at": null, "finished_at": null, "detail": null, "message": null, "more": 1}"#).unwrap();
+        assert!(
+            matches!(read_json::<Outcome>(&path), Err(Fault::Io { .. })),
+            "unknown fields are an error"
+        );
+    }
+}

@@ -1,0 +1,17 @@
+#![doc = include_str!("../README.md")]
+
+mod chunk;
+mod config;
+mod cursor;
+mod error;
+mod log_store;
+mod merge;
+mod name;
+mod objects;
+mod open;
+mod plan;
+mod reader;
+mod seal;
+
+pub use config::LogsConfig;
+pub use log_store::Logs;

@@ -1,0 +1,172 @@
+//! The tables of adapters: one table per adapter chosen, named after it (`[queue.memory]`).
+
+use std::{path::PathBuf, time::Duration};
+
+use robata_core::definition::{Cpu, Memory, duration};
+use serde::{Deserialize, Serialize};
+
+/// `[store.…]`: the system of record.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum StoreSettings {
+    /// `[store.sqlite]`.
+    Sqlite(SqliteSettings),
+}
+
+/// `[store.sqlite]`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct SqliteSettings {
+    /// The folder of the database; default: the data folder.
+    pub folder: PathBuf,
+}
+
+/// `[queue.…]`: what carries references to jobs to workers.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum QueueSettings {
+    /// `[queue.memory]`.
+    Memory(MemorySettings),
+}
+
+/// `[queue.memory]`: nothing to set.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct MemorySettings {}
+
+/// `[logs.…]`: where the output of attempts is kept.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum LogSettings {
+    /// `[logs.folder]`.
+    Folder(FolderSettings),
+}
+
+/// `[logs.folder]`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct FolderSettings {
+    /// The folder; default: `logs` in the data folder.
+    pub path: PathBuf,
+}
+
+/// `[executors.NAME.…]`: a place where attempts run.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ExecutorSettings {
+    /// `[executors.NAME.docker]`.
+    Docker(DockerSettings),
+    /// `[executors.NAME.process]`.
+    Process(ProcessSettings),
+}
+
+impl ExecutorSettings {
+    /// Attempts at once.
+    #[must_use]
+    pub fn slots(&self) -> u32 {
+        match self {
+            Self::Docker(docker) => docker.slots,
+            Self::Process(process) => process.slots,
+        }
+    }
+
+    /// The time after which an attempt that nobody came for is lost; `None`: never.
+    #[must_use]
+    pub fn lost_after(&self) -> Option<Duration> {
+        match self {
+            Self::Docker(docker) => docker.lost_after.0,
+            Self::Process(process) => process.lost_after.0,
+        }
+    }
+}
+
+/// `[executors.NAME.docker]`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct DockerSettings {
+    /// Where the engine listens, as `unix:///var/run/docker.sock` or `tcp://host:2375`.
+    pub host: String,
+    /// Docker's `config.json`, for the credentials of registries (its `auths`).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub config_json: Option<PathBuf>,
+    /// Attempts at once; default: twice the cores.
+    pub slots: u32,
+    /// How a payload gets into a container.
+    pub payload: PayloadWay,
+    /// Starts under way at once; 0: no limit.
+    pub parallel_starts: usize,
+    /// The operator's policy: images that may run, `*` standing for any text; empty: all.
+    pub images: Vec<String>,
+    /// The operator's policy: networks that may be joined besides `none` and the engine's default one.
+    pub networks: Vec<String>,
+    /// The operator's policy: what a container may use at most.
+    pub max: MaxSettings,
+    /// The time after which an attempt that nobody came for is lost (PROTOCOL H6).
+    pub lost_after: LostAfter,
+}
+
+/// `[executors.NAME.docker.max]`; what is not set has no bound.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct MaxSettings {
+    /// CPU.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cpu: Option<Cpu>,
+    /// Memory.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub memory: Option<Memory>,
+}
+
+/// How a payload gets into a container.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum PayloadWay {
+    /// Mounted as a read-only file where the engine sees the files that we see, else by a volume.
+    #[default]
+    Auto,
+    /// By an anonymous volume that is filled before the start.
+    Volume,
+}
+
+/// `[executors.NAME.process]`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct ProcessSettings {
+    /// The folder in which its attempts' supervisors keep what they know; on a local disk.
+    pub folder: PathBuf,
+    /// Attempts at once; default: twice the cores.
+    pub slots: u32,
+    /// The time after which an attempt that nobody came for is lost (PROTOCOL H6).
+    pub lost_after: LostAfter,
+}
+
+/// A time, or `never`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LostAfter(pub Option<Duration>);
+
+impl Default for LostAfter {
+    fn default() -> Self {
+        Self(Some(Duration::from_secs(600)))
+    }
+}
+
+impl Serialize for LostAfter {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        match self.0 {
+            Some(time) => duration::serialize(&time, serializer),
+            None => serializer.serialize_str("never"),
+        }
+    }
+}
+
+impl<'de> Deserialize<'de> for LostAfter {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        if text == "never" {
+            return Ok(Self(None));
+        }
+        duration::parse(&text)
+            .map(|time| Self(Some(time)))
+            .map_err(|error| serde::de::Error::custom(format!("{error}, nor \"never\"")))
+    }
+}

@@ -1,0 +1,205 @@
+//! Settings through the front door: layers, places, mistakes.
+#![expect(clippy::unwrap_used, reason = "helpers of tests fail by panicking, too")]
+
+use std::path::PathBuf;
+
+use robata_settings::{Defaults, Errors, ExecutorSettings, Flag, Loaded, LogSettings, Place, Sources};
+
+fn sources(file: Option<PathBuf>, variables: &[(&str, &str)]) -> Sources {
+    Sources {
+        defaults: Defaults {
+            data_folder: "/data".into(),
+            host: "here".into(),
+            cores: 2,
+        },
+        file,
+        variables: variables
+            .iter()
+            .map(|(name, value)| ((*name).to_owned(), (*value).to_owned()))
+            .collect(),
+        flags: Vec::new(),
+    }
+}
+
+fn load(text: &str, variables: &[(&str, &str)]) -> Result<Loaded, Errors> {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("robata.toml");
+    std::fs::write(&path, text).unwrap();
+    sources(Some(path), variables).load()
+}
+
+fn told(text: &str, variables: &[(&str, &str)]) -> String {
+    load(text, variables).unwrap_err().to_string()
+}
+
+#[test]
+fn without_any_source_the_defaults_are_in_force() {
+    let loaded = sources(None, &[]).load().unwrap();
+    let settings = &loaded.settings;
+    assert_eq!(settings.server.listen.to_string(), "127.0.0.1:7070");
+    assert_eq!(settings.limits.payload_bytes.bytes, 1 << 20);
+    assert_eq!(settings.default_executor().unwrap().as_str(), "docker");
+    let names: Vec<_> = settings.executors.keys().map(ToString::to_string).collect();
+    assert_eq!(names, ["docker", "process"]);
+    assert!(settings.executors.values().all(|executor| executor.slots() == 4));
+    assert!(loaded.provenance().iter().all(|entry| entry.place == Place::Default));
+}
+
+#[test]
+fn the_later_layer_wins_and_each_value_knows_its_place() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("robata.toml");
+    std::fs::write(
+        &path,
+        "[server]\nlisten = \"127.0.0.1:1\"\nhosts = [\"a\"]\n\n[limits]\nlabels = 3\n",
+    )
+    .unwrap();
+    let mut sources = sources(
+        Some(path.clone()),
+        &[
+            ("ROBATA_SERVER__LISTEN", "127.0.0.1:2"),
+            ("ROBATA_LIMITS__LABELS", "4"),
+            ("ROBATA_JOB_ID", "x"),
+            ("PATH", "a__b"),
+        ],
+    );
+    sources.flags.push(Flag {
+        name: "--listen",
+        key: "server.listen",
+        value: "127.0.0.1:3".into(),
+    });
+    let loaded = sources.load().unwrap();
+    assert_eq!(loaded.settings.server.listen.port(), 3);
+    assert_eq!(loaded.settings.limits.labels, 4);
+    let place = |key: &str| {
+        loaded
+            .provenance()
+            .iter()
+            .find(|entry| entry.key == key)
+            .unwrap()
+            .place
+            .to_string()
+    };
+    assert_eq!(place("server.listen"), "flag --listen");
+    assert_eq!(place("limits.labels"), "variable ROBATA_LIMITS__LABELS");
+    assert_eq!(place("server.hosts"), format!("{}:3", path.display()));
+    assert_eq!(place("limits.json_depth"), "default");
+}
+
+#[test]
+fn folders_follow_the_data_folder() {
+    let loaded = load("[data]\nfolder = \"/elsewhere\"\n", &[]).unwrap();
+    let LogSettings::Folder(logs) = &loaded.settings.logs;
+    assert_eq!(logs.path, PathBuf::from("/elsewhere/logs"));
+}
+
+#[test]
+fn every_mistake_is_told_with_its_place_and_the_nearest_key() {
+    let told = told(
+        "[server]\nlisen = \"127.0.0.1:1\"\n[limits]\nlabels = \"many\"\n[serverr]\nx = 1\ny = 2\n[executors.d.dokcer]\nslots = 1\n",
+        &[("ROBATA_WORKER__HSOT", "x"), ("ROBATA_SERVER__LISTEN", "nowhere")],
+    );
+    for part in [
+        "robata.toml:2: server.lisen: unknown key; did you mean `server.listen`?",
+        "\n  2 | lisen = \"127.0.0.1:1\"\n    | ^^^^^",
+        "robata.toml:4: limits.labels: ",
+        "robata.toml:5: serverr: unknown key; did you mean `server`?",
+        "robata.toml:8: executors.d.dokcer: no such adapter; there are docker, process; did you mean `executors.d.docker`?",
+        "variable ROBATA_WORKER__HSOT: worker.hsot: unknown key; did you mean `worker.host`?",
+        "variable ROBATA_SERVER__LISTEN: server.listen: ",
+    ] {
+        assert!(told.contains(part), "{part}\nis not in\n{told}");
+    }
+    assert_eq!(told.matches("serverr").count(), 2, "{told}");
+}
+
+#[test]
+fn a_key_in_the_wrong_table_is_shown_its_own() {
+    let told = told("[worker]\nlisten = \"127.0.0.1:1\"\n", &[]);
+    assert!(told.contains("did you mean `server.listen`?"), "{told}");
+}
+
+#[test]
+fn broken_toml_is_shown_with_line_and_caret() {
+    let told = told("[server]\nlisten = \n", &[]);
+    assert!(told.contains("robata.toml:2: not valid TOML: "), "{told}");
+    assert!(told.contains("\n  2 | listen ="), "{told}");
+    assert!(told.contains('^'), "{told}");
+}
+
+#[test]
+fn an_adapter_of_a_later_version_says_so() {
+    let told = told("[store.postgres]\nurl = \"x\"\n", &[]);
+    assert!(told.contains("`postgres` is not available in this version"), "{told}");
+    assert!(told.contains("which has sqlite"), "{told}");
+}
+
+#[test]
+fn two_adapters_in_one_place_are_told_with_both_places() {
+    let told = told(
+        "[executors.a.docker]\nslots = 1\n",
+        &[("ROBATA_EXECUTORS__A__PROCESS__SLOTS", "1")],
+    );
+    assert!(told.contains("executors.a: takes one adapter"), "{told}");
+    assert!(told.contains("robata.toml:1"), "{told}");
+    assert!(told.contains("variable ROBATA_EXECUTORS__A__PROCESS__SLOTS"), "{told}");
+}
+
+#[test]
+fn executors_named_in_the_file_are_all_there_are() {
+    let loaded = load("[executors.batch.process]\nslots = 7\nlost_after = \"never\"\n", &[]).unwrap();
+    assert_eq!(loaded.settings.default_executor().unwrap().as_str(), "batch");
+    let (_, ExecutorSettings::Process(process)) = loaded.settings.executors.first_key_value().unwrap() else {
+        panic!("no process")
+    };
+    assert_eq!((process.slots, process.lost_after.0), (7, None));
+    assert_eq!(process.folder, PathBuf::from("/data/executors/batch"));
+    assert_eq!(loaded.settings.executors.len(), 1);
+}
+
+#[test]
+fn a_variable_changes_a_default_executor_and_keeps_the_other() {
+    let variables = [("ROBATA_EXECUTORS__DOCKER__DOCKER__HOST", "unix:///x.sock")];
+    let loaded = sources(None, &variables).load().unwrap();
+    assert_eq!(loaded.settings.executors.len(), 2);
+    let ExecutorSettings::Docker(docker) = &loaded.settings.executors["docker"] else {
+        panic!("no docker")
+    };
+    assert_eq!((docker.host.as_str(), docker.slots), ("unix:///x.sock", 4));
+}
+
+#[test]
+fn a_value_may_stand_in_a_file() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("host");
+    std::fs::write(&path, "tcp://me:pw@engine:1\n").unwrap();
+    let variables = [("ROBATA_EXECUTORS__DOCKER__DOCKER__HOST_FILE", path.to_str().unwrap())];
+    let loaded = sources(None, &variables).load().unwrap();
+    let ExecutorSettings::Docker(docker) = &loaded.settings.executors["docker"] else {
+        panic!("no docker")
+    };
+    assert_eq!(docker.host, "tcp://me:pw@engine:1");
+    let entry = loaded
+        .provenance()
+        .iter()
+        .find(|entry| entry.key.ends_with("docker.host"))
+        .unwrap();
+    assert_eq!(entry.value, "tcp://me:********@engine:1");
+    assert!(entry.place.to_string().contains("_FILE ("), "{}", entry.place);
+}
+
+#[test]
+fn listening_for_others_is_refused_while_there_are_no_tokens() {
+    let told = told("[server]\nlisten = \"0.0.0.0:7070\"\n", &[]);
+    assert!(told.contains("robata.toml:2: server.listen: "), "{told}");
+    assert!(told.contains("use 127.0.0.1"), "{told}");
+}
+
+#[test]
+fn a_default_executor_that_is_not_there_is_told() {
+    let told = told("[definitions]\ndefault_executor = \"batch\"\n", &[]);
+    assert!(
+        told.contains("there is no executor batch; there are docker, process"),
+        "{told}"
+    );
+}

@@ -1,0 +1,382 @@
+//! Enqueue: all enqueues of a group as one, so that many small ones cost as little as one large one.
+
+use std::collections::{BTreeSet, HashMap, HashSet};
+
+use robata_core::{
+    Error, ErrorKind, ExecutorName, JobId, JobState, Timestamp,
+    job::{Enqueued, NewJob, When},
+    store::Hint,
+};
+
+use crate::{
+    error::{Fault, Result},
+    job_row::{JobRow, job_attempt, job_columns},
+    sql::{Read as _, hex_ids},
+    tx::Tx,
+    waiting,
+    word::job_state,
+    writer::Enqueueing,
+};
+
+/// What is known of one idempotency key.
+#[derive(Clone, Copy, Debug)]
+struct Known {
+    seq: i64,
+    request: [u8; 32],
+}
+
+/// What becomes of one job.
+enum Fate {
+    New(usize),
+    Replayed(i64),
+    Bad(Error),
+}
+
+/// A job to be inserted.
+struct New<'a> {
+    seq: i64,
+    job: &'a NewJob,
+    state: JobState,
+    run_at: Timestamp,
+    expires_at: Option<Timestamp>,
+    labels: Option<String>,
+    definition: Option<String>,
+    env: Option<String>,
+}
+
+/// Jobs of this group so far, and what the store has of their keys and ids.
+#[derive(Default)]
+struct Group<'a> {
+    new: Vec<New<'a>>,
+    keys: HashMap<(&'a str, &'a str), Known>,
+    ids: HashMap<JobId, i64>,
+}
+
+pub(crate) async fn run(tx: &mut Tx, enqueues: Vec<&mut Enqueueing>) -> Result<()> {
+    if enqueues.is_empty() {
+        return Ok(());
+    }
+    let stored_keys = find_keys(tx, &enqueues).await?;
+    let stored_ids = find_ids(tx, &enqueues).await?;
+    let mut enqueues = enqueues;
+    let mut group = Group::default();
+    let mut fates = Vec::with_capacity(enqueues.len());
+    let requests: Vec<_> = enqueues.iter().map(|enqueue| &enqueue.request).collect();
+    for request in &requests {
+        let before = (group.new.len(), tx.next_seq);
+        let mut own_keys = HashSet::new();
+        let mut own_ids = HashSet::new();
+        let mut own = Vec::with_capacity(request.jobs.len());
+        for job in &request.jobs {
+            let fate = decide(tx, &mut group, &stored_keys, &stored_ids, job)?;
+            if let Fate::New(_) = fate {
+                own_ids.insert(job.id);
+                own_keys.extend(job.key.as_ref().map(|key| (job.app.as_str(), key.key.as_str())));
+            }
+            own.push(fate);
+        }
+        if request.atomic && own.iter().any(|fate| matches!(fate, Fate::Bad(_))) {
+            group.new.truncate(before.0);
+            tx.next_seq = before.1;
+            group.keys.retain(|key, _| !own_keys.contains(key));
+            group.ids.retain(|id, _| !own_ids.contains(id));
+            for fate in &mut own {
+                if !matches!(fate, Fate::Bad(_)) {
+                    *fate = Fate::Bad(Error::new(
+                        ErrorKind::Conflict,
+                        "store.enqueue",
+                        "not stored: the batch is atomic and another of its jobs was refused",
+                    ));
+                }
+            }
+        }
+        fates.push(own);
+    }
+    insert(tx, &group.new).await?;
+    let executors = tx.shared.live_executors();
+    let told: HashMap<i64, _> = read_replayed(tx, &fates, &group).await?;
+    let mut results = Vec::with_capacity(fates.len());
+    for own in fates {
+        let own = own.into_iter().map(|fate| match fate {
+            Fate::Bad(error) => Err(error),
+            Fate::New(at) => Ok(Enqueued {
+                job: tell_new(tx, &group.new[at], &executors),
+                replayed: false,
+            }),
+            Fate::Replayed(seq) => match told.get(&seq) {
+                Some(job) => Ok(Enqueued {
+                    job: robata_core::job::JobRecord::clone(job),
+                    replayed: true,
+                }),
+                None => {
+                    Err(Fault::BadRow(format!("the job {seq} of an idempotency key is gone")).to_error("store.enqueue"))
+                }
+            },
+        });
+        results.push(own.collect());
+    }
+    for (enqueue, results) in enqueues.iter_mut().zip(results) {
+        enqueue.results = results;
+    }
+    Ok(())
+}
+
+fn decide<'a>(
+    tx: &mut Tx,
+    group: &mut Group<'a>,
+    stored_keys: &HashMap<(String, String), Known>,
+    stored_ids: &HashMap<JobId, i64>,
+    job: &'a NewJob,
+) -> Result<Fate> {
+    if let Some(key) = &job.key {
+        let name = (job.app.as_str(), key.key.as_str());
+        let known = group
+            .keys
+            .get(&name)
+            .or_else(|| stored_keys.get(&(name.0.to_owned(), name.1.to_owned())));
+        if let Some(known) = known {
+            return Ok(if known.request == key.request {
+                Fate::Replayed(known.seq)
+            } else {
+                let message = format!("the idempotency key {:?} was used with a different request", key.key);
+                Fate::Bad(Error::new(ErrorKind::KeyReused, "store.enqueue", message))
+            });
+        }
+    }
+    // The same id on two paths, or sent again after a lost answer: insert if absent (PROTOCOL I1).
+    if let Some(seq) = group.ids.get(&job.id).or_else(|| stored_ids.get(&job.id)) {
+        return Ok(Fate::Replayed(*seq));
+    }
+    let (state, run_at) = match job.when {
+        When::Now => (JobState::Queued, tx.now),
+        When::In(delay) if delay.is_zero() => (JobState::Queued, tx.now),
+        When::In(delay) => (JobState::Scheduled, tx.now.plus(delay)),
+        When::At(at) if at <= tx.now => (JobState::Queued, at),
+        When::At(at) => (JobState::Scheduled, at),
+    };
+    let map = |map: &std::collections::BTreeMap<String, String>| {
+        (!map.is_empty()).then(|| serde_json::to_string(map)).transpose()
+    };
+    let seq = tx.next_seq;
+    tx.next_seq += 1;
+    group.new.push(New {
+        seq,
+        job,
+        state,
+        run_at,
+        expires_at: job.expires_in.map(|time| run_at.plus(time)),
+        labels: map(&job.labels)?,
+        definition: job.definition.as_ref().map(serde_json::to_string).transpose()?,
+        env: map(&job.env)?,
+    });
+    group.ids.insert(job.id, seq);
+    if let Some(key) = &job.key {
+        let known = Known {
+            seq,
+            request: key.request,
+        };
+        group.keys.insert((job.app.as_str(), key.key.as_str()), known);
+    }
+    Ok(Fate::New(group.new.len() - 1))
+}
+
+async fn find_keys(tx: &mut Tx, enqueues: &[&mut Enqueueing]) -> Result<HashMap<(String, String), Known>> {
+    let keys: Vec<(&str, &str)> = enqueues
+        .iter()
+        .flat_map(|enqueue| &enqueue.request.jobs)
+        .filter_map(|job| Some((job.app.as_str(), job.key.as_ref()?.key.as_str())))
+        .collect();
+    let mut found = HashMap::new();
+    if keys.is_empty() {
+        return Ok(found);
+    }
+    let rows = sqlx::query(
+        "SELECT k.app, k.key, k.seq, k.request FROM json_each(?) v
+         CROSS JOIN keys k ON k.app = v.value ->> 0 AND k.key = v.value ->> 1",
+    )
+    .bind(serde_json::to_string(&keys)?)
+    .fetch_all(&mut tx.conn)
+    .await?;
+    for row in rows {
+        let request: &[u8] = row.col("request")?;
+        let request = request.try_into().map_err(|_| Fault::BadRow("a key's hash".into()))?;
+        let known = Known {
+            seq: row.col("seq")?,
+            request,
+        };
+        found.insert((row.col("app")?, row.col("key")?), known);
+    }
+    Ok(found)
+}
+
+async fn find_ids(tx: &mut Tx, enqueues: &[&mut Enqueueing]) -> Result<HashMap<JobId, i64>> {
+    let jobs = enqueues.iter().flat_map(|enqueue| &enqueue.request.jobs);
+    let rows = sqlx::query("SELECT j.id, j.seq FROM json_each(?) v CROSS JOIN jobs j ON j.id = unhex(v.value)")
+        .bind(hex_ids(jobs.map(|job| job.id.as_bytes())))
+        .fetch_all(&mut tx.conn)
+        .await?;
+    rows.iter()
+        .map(|row| Ok((row.job_id("id")?, row.col("seq")?)))
+        .collect()
+}
+
+async fn insert(tx: &mut Tx, new: &[New<'_>]) -> Result<()> {
+    let now = tx.now.as_millis();
+    tx.inserts
+        .run(
+            &mut tx.conn,
+            "INSERT INTO jobs (seq, id, app, job, queue, executor, queue_chosen, state, rank, max_attempts, labels, \
+             idempotency_key, created_at, run_at, expires_at, moved_at)",
+            16,
+            new,
+            |values, new| {
+                let job = new.job;
+                values
+                    .add(new.seq)
+                    .add(&job.id.as_bytes()[..])
+                    .add(job.app.as_str())
+                    .add(job.job.as_str())
+                    .add(job.line.queue.as_str())
+                    .add(job.line.executor.as_str())
+                    .add(job.queue_chosen)
+                    .add(job_state(new.state))
+                    .add(-i64::from(job.priority))
+                    .add(i64::from(job.max_attempts))
+                    .add(new.labels.as_deref())
+                    .add(job.key.as_ref().map(|key| key.key.as_str()))
+                    .add(now)
+                    .add(new.run_at.as_millis())
+                    .add(new.expires_at.map(Timestamp::as_millis))
+                    .add(now);
+            },
+        )
+        .await?;
+    tx.inserts
+        .run(
+            &mut tx.conn,
+            "INSERT INTO job_data (seq, payload, env, definition, traceparent)",
+            5,
+            new,
+            |values, new| {
+                values
+                    .add(new.seq)
+                    .add(&new.job.payload.bytes()[..])
+                    .add(new.env.as_deref())
+                    .add(new.definition.as_deref())
+                    .add(new.job.traceparent.as_deref());
+            },
+        )
+        .await?;
+    let labels: Vec<_> = new
+        .iter()
+        .flat_map(|new| new.job.labels.iter().map(|(key, value)| (key, value, new.seq)))
+        .collect();
+    tx.inserts
+        .run(
+            &mut tx.conn,
+            "INSERT INTO labels (key, value, seq)",
+            3,
+            &labels,
+            |values, (key, value, seq)| {
+                values.add(key.as_str()).add(value.as_str()).add(*seq);
+            },
+        )
+        .await?;
+    let keyed: Vec<_> = new
+        .iter()
+        .filter_map(|new| Some((new.job.app.as_str(), new.job.key.as_ref()?, new.seq)))
+        .collect();
+    tx.inserts
+        .run(
+            &mut tx.conn,
+            "INSERT INTO keys (app, key, seq, request)",
+            4,
+            &keyed,
+            |values, (app, key, seq)| {
+                values.add(*app).add(key.key.as_str()).add(*seq).add(&key.request[..]);
+            },
+        )
+        .await?;
+    let mut lines = HashSet::new();
+    for new in new {
+        tx.count(&new.job.line, None, Some(new.state));
+        if new.state == JobState::Scheduled {
+            tx.hint(Hint::Due(new.run_at.since(tx.now)));
+        } else if lines.insert(&new.job.line) {
+            tx.hint(Hint::Line(new.job.line.clone()));
+        }
+    }
+    Ok(())
+}
+
+fn tell_new(tx: &Tx, new: &New<'_>, executors: &BTreeSet<ExecutorName>) -> robata_core::job::JobRecord {
+    let job = new.job;
+    let row = JobRow {
+        seq: new.seq,
+        id: job.id,
+        app: job.app.clone(),
+        job: job.job.clone(),
+        line: job.line.clone(),
+        queue_chosen: job.queue_chosen,
+        state: new.state,
+        reason: None,
+        message: None,
+        labels: job.labels.clone(),
+        priority: job.priority,
+        attempt: 0,
+        max_attempts: job.max_attempts,
+        by_hand: false,
+        counted: 0,
+        platform: 0,
+        never_set_going: 0,
+        key: job.key.as_ref().map(|key| key.key.clone()),
+        created_at: tx.now,
+        run_at: new.run_at,
+        expires_at: new.expires_at,
+        moved_at: tx.now,
+        first_claimed_at: None,
+        started_at: None,
+        finished_at: None,
+        cancel_requested_at: None,
+        published_at: None,
+        starting: None,
+    };
+    let waiting = waiting::why(&row, executors, false);
+    row.tell(waiting)
+}
+
+/// Jobs of replayed keys, of this group too, as they stand now.
+async fn read_replayed(
+    tx: &mut Tx,
+    fates: &[Vec<Fate>],
+    group: &Group<'_>,
+) -> Result<HashMap<i64, robata_core::job::JobRecord>> {
+    let seqs: BTreeSet<i64> = fates
+        .iter()
+        .flatten()
+        .filter_map(|fate| match fate {
+            Fate::Replayed(seq) => Some(*seq),
+            _ => None,
+        })
+        .collect();
+    if seqs.is_empty() {
+        return Ok(HashMap::new());
+    }
+    debug_assert!(
+        group.new.len() <= group.ids.len(),
+        "every new job has its id in the group"
+    );
+    let rows = sqlx::query(concat!(
+        "SELECT ",
+        job_columns!(),
+        " FROM json_each(?) v CROSS JOIN jobs j ON j.seq = v.value",
+        job_attempt!()
+    ))
+    .bind(crate::sql::numbers(seqs))
+    .fetch_all(&mut tx.conn)
+    .await?;
+    let rows: Vec<_> = rows.iter().map(JobRow::read).collect::<Result<_>>()?;
+    let seqs: Vec<_> = rows.iter().map(|row| row.seq).collect();
+    let told = waiting::tell_all(&mut tx.conn, &tx.shared, rows).await?;
+    Ok(seqs.into_iter().zip(told).collect())
+}

@@ -1,0 +1,193 @@
+//! Leases, in memory: they end with this process (PROTOCOL H4: taking the lock ends every earlier lease at once), so no
+//! disk is asked to renew one, and a heartbeat waits for nothing that the writer does.
+
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap},
+    time::Duration,
+};
+
+use robata_core::{
+    ExecutorName, IncarnationId, Timestamp,
+    store::{LEASE, Register, WorkerExecutor},
+};
+
+/// Ended leases whose end is remembered; of older ones the store's opening stands for it.
+const REMEMBERED: usize = 10_000;
+
+/// All leases that this process has given.
+#[derive(Debug)]
+pub(crate) struct Leases {
+    live: HashMap<IncarnationId, Lease>,
+    ended: BTreeMap<IncarnationId, Duration>,
+    opened: Duration,
+    last_mark: Option<Duration>,
+    /// Marks came without a gap since then.
+    unbroken_since: Duration,
+    /// No lease is judged before.
+    judge_from: Duration,
+}
+
+#[derive(Debug)]
+struct Lease {
+    until: Duration,
+    seen_at: Timestamp,
+    host: String,
+    executors: BTreeMap<ExecutorName, WorkerExecutor>,
+}
+
+impl Leases {
+    pub(crate) fn new(now: Duration) -> Self {
+        Self {
+            live: HashMap::new(),
+            ended: BTreeMap::new(),
+            opened: now,
+            last_mark: None,
+            unbroken_since: now,
+            judge_from: now + LEASE,
+        }
+    }
+
+    /// Begins a lease, or renews it with other executors.
+    pub(crate) fn begin(&mut self, request: &Register, boot: Duration, wall: Timestamp) {
+        self.live.insert(
+            request.incarnation,
+            Lease {
+                until: boot + LEASE,
+                seen_at: wall,
+                host: request.host.clone(),
+                executors: request.executors.clone(),
+            },
+        );
+    }
+
+    /// Renews; false where the lease has ended.
+    pub(crate) fn renew(&mut self, id: IncarnationId, boot: Duration, wall: Timestamp) -> bool {
+        let Some(lease) = self.live.get_mut(&id) else {
+            return false;
+        };
+        lease.until = lease.until.max(boot + LEASE);
+        lease.seen_at = lease.seen_at.max(wall);
+        true
+    }
+
+    pub(crate) fn is_live(&self, id: IncarnationId) -> bool {
+        self.live.contains_key(&id)
+    }
+
+    pub(crate) fn has_ended(&self, id: IncarnationId) -> bool {
+        self.ended.contains_key(&id)
+    }
+
+    /// The host's name of a live worker.
+    pub(crate) fn host(&self, id: IncarnationId) -> Option<&str> {
+        Some(self.live.get(&id)?.host.as_str())
+    }
+
+    /// The last heartbeat of a live worker.
+    pub(crate) fn seen_at(&self, id: IncarnationId) -> Option<Timestamp> {
+        Some(self.live.get(&id)?.seen_at)
+    }
+
+    /// Every live incarnation.
+    pub(crate) fn live(&self) -> BTreeSet<IncarnationId> {
+        self.live.keys().copied().collect()
+    }
+
+    /// Executors that a live worker has.
+    pub(crate) fn executors(&self) -> BTreeSet<ExecutorName> {
+        self.live
+            .values()
+            .flat_map(|lease| lease.executors.keys().cloned())
+            .collect()
+    }
+
+    /// Ends a lease for ever; false where it had ended.
+    pub(crate) fn end(&mut self, id: IncarnationId, boot: Duration) -> bool {
+        if self.live.remove(&id).is_none() {
+            return false;
+        }
+        self.ended.insert(id, boot);
+        while self.ended.len() > REMEMBERED {
+            self.ended.pop_first();
+        }
+        true
+    }
+
+    /// Notes that a mark was written; a gap moves the judgement by a whole lease (PROTOCOL H4).
+    pub(crate) fn mark(&mut self, boot: Duration) {
+        let gap = self.last_mark.is_none_or(|last| boot.saturating_sub(last) > LEASE / 2);
+        if gap {
+            self.judge_from = boot + LEASE;
+            self.unbroken_since = boot;
+        }
+        self.last_mark = Some(boot);
+    }
+
+    /// Ends what has expired; answers which.
+    pub(crate) fn judge(&mut self, boot: Duration) -> Vec<IncarnationId> {
+        if boot < self.judge_from {
+            return Vec::new();
+        }
+        let expired: Vec<_> = self
+            .live
+            .iter()
+            .filter(|(_, lease)| lease.until <= boot)
+            .map(|(id, _)| *id)
+            .collect();
+        for id in &expired {
+            self.end(*id, boot);
+        }
+        expired
+    }
+
+    /// How long ago a lease ended, counted only while marks were unbroken (PROTOCOL H6).
+    pub(crate) fn ended_for(&self, id: IncarnationId, boot: Duration) -> Duration {
+        let ended = self.ended.get(&id).copied().unwrap_or(self.opened);
+        boot.saturating_sub(ended.max(self.unbroken_since))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const fn secs(secs: u64) -> Duration {
+        Duration::from_secs(secs)
+    }
+
+    fn one() -> (Leases, IncarnationId) {
+        let mut leases = Leases::new(Duration::ZERO);
+        let request = Register {
+            incarnation: IncarnationId::new(),
+            host: "h".into(),
+            pid: 1,
+            executors: BTreeMap::new(),
+        };
+        leases.begin(&request, Duration::ZERO, Timestamp::default());
+        (leases, request.incarnation)
+    }
+
+    #[test]
+    fn a_gap_in_the_marks_moves_judgement_by_a_whole_lease() {
+        let (mut leases, id) = one();
+        for at in (2..=10).step_by(2) {
+            leases.mark(secs(at));
+        }
+        leases.mark(secs(60));
+        assert!(leases.judge(secs(60)).is_empty());
+        for at in (62..=70).step_by(2) {
+            leases.mark(secs(at));
+            assert!(leases.judge(secs(at)).is_empty());
+        }
+        leases.mark(secs(72));
+        assert_eq!(leases.judge(secs(72)), [id]);
+    }
+
+    #[test]
+    fn a_lease_that_ended_is_not_renewed() {
+        let (mut leases, id) = one();
+        leases.end(id, secs(1));
+        assert!(!leases.renew(id, secs(2), Timestamp::default()));
+        assert!(!leases.is_live(id));
+    }
+}

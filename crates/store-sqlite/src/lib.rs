@@ -1,0 +1,34 @@
+#![doc = include_str!("../README.md")]
+
+mod act;
+mod attempt_row;
+mod catalog;
+mod claim;
+pub mod clock;
+mod config;
+mod detail;
+mod due;
+mod ending;
+mod enqueue;
+mod error;
+mod folder;
+mod hold;
+mod job_row;
+mod lease;
+mod limit;
+mod list;
+mod lost;
+mod open;
+mod outbox;
+mod prune;
+mod record;
+mod shared;
+mod sql;
+mod store;
+mod tx;
+mod waiting;
+mod word;
+mod writer;
+
+pub use config::SqliteConfig;
+pub use store::SqliteStore;

@@ -1,0 +1,83 @@
+//! `max_running` of queue, app and definition: what has a limit, and how much of it is used.
+
+use std::collections::HashMap;
+
+use robata_core::{AppName, JobName, QueueName, definition::Catalog};
+use sqlx::{Row as _, SqliteConnection};
+
+use crate::error::Result;
+
+/// What a limit is on.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(crate) enum Scope {
+    Queue(QueueName),
+    App(AppName),
+    Definition(AppName, JobName),
+}
+
+/// The limits that a job comes under.
+pub(crate) fn limits(catalog: &Catalog, queue: &QueueName, app: &AppName, job: &JobName) -> Vec<(Scope, u32)> {
+    let of_queue = catalog
+        .queues
+        .get(queue)
+        .and_then(|settings| settings.max_running)
+        .map(|limit| (Scope::Queue(queue.clone()), limit));
+    let entry = catalog.apps.get(app);
+    let of_app = entry
+        .and_then(|entry| entry.max_running)
+        .map(|limit| (Scope::App(app.clone()), limit));
+    let of_definition = entry
+        .and_then(|entry| entry.jobs.get(job)?.definition.max_running)
+        .map(|limit| (Scope::Definition(app.clone(), job.clone()), limit));
+    [of_queue, of_app, of_definition].into_iter().flatten().collect()
+}
+
+/// How much room limits leave, asked for once and then counted down.
+#[derive(Debug, Default)]
+pub(crate) struct Rooms(HashMap<Scope, i64>);
+
+impl Rooms {
+    /// The room that a job has; `None`: unlimited.
+    pub(crate) async fn of(&mut self, conn: &mut SqliteConnection, limits: &[(Scope, u32)]) -> Result<Option<i64>> {
+        let mut least = None;
+        for (scope, limit) in limits {
+            let room = match self.0.get(scope) {
+                Some(room) => *room,
+                None => {
+                    let room = i64::from(*limit) - running(conn, scope).await?;
+                    self.0.insert(scope.clone(), room);
+                    room
+                }
+            };
+            least = Some(least.map_or(room, |least: i64| least.min(room)));
+        }
+        Ok(least)
+    }
+
+    /// Uses up room.
+    pub(crate) fn take(&mut self, limits: &[(Scope, u32)], n: i64) {
+        for (scope, _) in limits {
+            if let Some(room) = self.0.get_mut(scope) {
+                *room -= n;
+            }
+        }
+    }
+}
+
+/// Jobs with a live attempt; an index's range, as long as the limit.
+async fn running(conn: &mut SqliteConnection, scope: &Scope) -> Result<i64> {
+    let query = match scope {
+        Scope::Queue(queue) => {
+            sqlx::query("SELECT count(*) FROM jobs INDEXED BY jobs_by_queue WHERE queue = ? AND state = 2")
+                .bind(queue.as_str())
+        }
+        Scope::App(app) => sqlx::query("SELECT count(*) FROM jobs INDEXED BY jobs_by_app WHERE app = ? AND state = 2")
+            .bind(app.as_str()),
+        Scope::Definition(app, job) => sqlx::query(
+            "SELECT count(*) FROM jobs INDEXED BY jobs_by_definition WHERE app = ? AND job = ? AND state = 2",
+        )
+        .bind(app.as_str())
+        .bind(job.as_str()),
+    };
+    Ok(query.fetch_one(conn).await?.try_get(0)?)
+}

@@ -1,0 +1,191 @@
+//! Lists of jobs, newest first: a walk down one index per state, merged. No OFFSET, nothing sorted.
+
+use robata_core::{JobId, Timestamp, job::JobRecord, store::ListJobs};
+use sqlx::{AssertSqlSafe, SqliteConnection, sqlite::SqliteRow};
+
+use crate::{
+    error::Result,
+    job_row::{JobRow, job_attempt, job_columns},
+    shared::Shared,
+    sql::{Read as _, Values},
+    waiting,
+    word::{ALL, SUCCEEDED, job_state},
+};
+
+/// A page has at most so many.
+const MAX_PAGE: usize = 500;
+
+/// The index that a list walks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Walk {
+    Label,
+    Definition,
+    App,
+    Queue,
+    Reason,
+    State,
+    Newest,
+}
+
+pub(crate) async fn jobs(conn: &mut SqliteConnection, shared: &Shared, list: &ListJobs) -> Result<Vec<JobRecord>> {
+    let limit = list.limit.clamp(1, MAX_PAGE);
+    let mut states: Vec<i64> = list.states.iter().map(|state| job_state(*state)).collect();
+    if states.is_empty() && list.reason.is_some() {
+        // What succeeded has no reason.
+        states = ALL.into_iter().filter(|state| *state != SUCCEEDED).collect();
+    }
+    states.sort_unstable();
+    states.dedup();
+    let walk = match list {
+        _ if !list.labels.is_empty() => Walk::Label,
+        ListJobs {
+            app: Some(_),
+            job: Some(_),
+            ..
+        } => Walk::Definition,
+        ListJobs { app: Some(_), .. } => Walk::App,
+        ListJobs { queue: Some(_), .. } => Walk::Queue,
+        ListJobs { reason: Some(_), .. } => Walk::Reason,
+        _ if !list.states.is_empty() => Walk::State,
+        _ => Walk::Newest,
+    };
+    let (from, to) = bounds(conn, list).await?;
+    let mut rows = Vec::new();
+    if matches!(walk, Walk::Label | Walk::Reason | Walk::Newest) {
+        rows = page(conn, list, walk, &states, (from, to), limit).await?;
+    } else {
+        // In these indexes a job's place comes after its state: a page of each state, then the newest of all.
+        let each = if states.is_empty() { ALL.to_vec() } else { states };
+        for state in each {
+            rows.extend(page(conn, list, walk, &[state], (from, to), limit).await?);
+        }
+        rows.sort_unstable_by_key(|row| std::cmp::Reverse(row.seq));
+        rows.truncate(limit);
+    }
+    waiting::tell_all(conn, shared, rows).await
+}
+
+async fn page(
+    conn: &mut SqliteConnection,
+    list: &ListJobs,
+    walk: Walk,
+    states: &[i64],
+    (from, to): (i64, i64),
+    limit: usize,
+) -> Result<Vec<JobRow>> {
+    let mut sql = String::from(concat!("SELECT ", job_columns!(), " FROM "));
+    let mut values = Values::default();
+    sql.push_str(match walk {
+        Walk::Label => "labels l CROSS JOIN jobs j ON j.seq = l.seq",
+        Walk::Definition => "jobs j INDEXED BY jobs_by_definition",
+        Walk::App => "jobs j INDEXED BY jobs_by_app",
+        Walk::Queue => "jobs j INDEXED BY jobs_by_queue",
+        Walk::Reason => "jobs j INDEXED BY jobs_by_reason",
+        Walk::State => "jobs j INDEXED BY jobs_by_state",
+        Walk::Newest => "jobs j NOT INDEXED",
+    });
+    sql.push_str(job_attempt!());
+    let place = if walk == Walk::Label { "l.seq" } else { "j.seq" };
+    sql.push_str(&format!("WHERE {place} >= ? AND {place} < ?"));
+    values.add(from).add(to);
+    let mut labels = list.labels.iter();
+    if walk == Walk::Label
+        && let Some((key, value)) = labels.next()
+    {
+        sql.push_str(" AND l.key = ? AND l.value = ?");
+        values.add(key.as_str()).add(value.as_str());
+    }
+    for (key, value) in labels {
+        sql.push_str(" AND EXISTS (SELECT 1 FROM labels m WHERE m.key = ? AND m.value = ? AND m.seq = j.seq)");
+        values.add(key.as_str()).add(value.as_str());
+    }
+    let mut equal = |column: &str, value: Option<&str>| {
+        if let Some(value) = value {
+            sql.push_str(&format!(" AND j.{column} = ?"));
+            values.add(value);
+        }
+    };
+    equal("app", list.app.as_ref().map(|app| app.as_str()));
+    equal("job", list.job.as_ref().map(|job| job.as_str()));
+    equal("queue", list.queue.as_ref().map(|queue| queue.as_str()));
+    equal("reason", list.reason.map(|reason| reason.as_str()));
+    match states {
+        [] => {}
+        [one] => sql.push_str(&format!(" AND j.state = {one}")),
+        many => {
+            let many: Vec<_> = many.iter().map(i64::to_string).collect();
+            // Filtered row by row: the unary plus keeps the planner on the walk's own index.
+            sql.push_str(&format!(" AND +j.state IN ({})", many.join(",")));
+        }
+    }
+    if let Some(since) = list.since {
+        sql.push_str(" AND j.created_at >= ?");
+        values.add(since.as_millis());
+    }
+    if let Some(until) = list.until {
+        sql.push_str(" AND j.created_at < ?");
+        values.add(until.as_millis());
+    }
+    sql.push_str(&format!(" ORDER BY {place} DESC LIMIT ?"));
+    values.add(i64::try_from(limit).unwrap_or(i64::MAX));
+    let rows = sqlx::query_with(AssertSqlSafe(sql), values.finish()?)
+        .fetch_all(conn)
+        .await?;
+    rows.iter().map(JobRow::read).collect()
+}
+
+/// The part of the order of storing that can match: from, and up to before.
+async fn bounds(conn: &mut SqliteConnection, list: &ListJobs) -> Result<(i64, i64)> {
+    let mut to = match list.after {
+        Some(job) => place_of(conn, job).await?,
+        None => i64::MAX,
+    };
+    let from = match list.since {
+        Some(since) => first_at(conn, since).await?,
+        None => 0,
+    };
+    if let Some(until) = list.until {
+        to = to.min(first_at(conn, until).await?);
+    }
+    Ok((from, to))
+}
+
+/// A job's place; of one that was pruned meanwhile, the place after the newest older id.
+async fn place_of(conn: &mut SqliteConnection, job: JobId) -> Result<i64> {
+    let row = sqlx::query("SELECT id, seq FROM jobs WHERE id <= ? ORDER BY id DESC LIMIT 1")
+        .bind(&job.as_bytes()[..])
+        .fetch_optional(conn)
+        .await?;
+    Ok(match row {
+        Some(row) if row.job_id("id")? == job => row.col("seq")?,
+        Some(row) => row.col::<i64>("seq")? + 1,
+        None => 0,
+    })
+}
+
+/// The place of the first job stored at or after this time, found by halving: times grow with places, but where the wall
+/// clock was set back between.
+async fn first_at(conn: &mut SqliteConnection, time: Timestamp) -> Result<i64> {
+    let edge = |row: &SqliteRow| {
+        Ok::<_, crate::error::Fault>((row.col::<Option<i64>>("low")?, row.col::<Option<i64>>("high")?))
+    };
+    let row = sqlx::query("SELECT (SELECT min(seq) FROM jobs) AS low, (SELECT max(seq) FROM jobs) AS high")
+        .fetch_one(&mut *conn)
+        .await?;
+    let (Some(mut low), Some(high)) = edge(&row)? else {
+        return Ok(0);
+    };
+    let mut high = high + 1;
+    while low < high {
+        let middle = low + (high - low) / 2;
+        let row = sqlx::query("SELECT seq, created_at FROM jobs WHERE seq >= ? ORDER BY seq LIMIT 1")
+            .bind(middle)
+            .fetch_optional(&mut *conn)
+            .await?;
+        match row {
+            Some(row) if row.time("created_at")? < time => low = row.col::<i64>("seq")? + 1,
+            _ => high = middle,
+        }
+    }
+    Ok(low)
+}

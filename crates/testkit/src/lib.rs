@@ -1,0 +1,8 @@
+#![doc = include_str!("../README.md")]
+
+pub mod case;
+pub mod checker;
+pub mod engine;
+pub mod executor;
+pub mod log_store;
+pub mod queue;
