@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use futures::{StreamExt, pin_mut};
 use robata_client::{
-    Attempt, Client, ClientError, Job, LogEntry, LogsRequest,
+    Attempt, Client, ClientError, Job, LogEntry, LogsRequest, Word,
     types::{Gap, LogLine},
 };
 use robata_core::{JobId, JobState, executor::Stream, log_store::Piece};
@@ -24,6 +24,8 @@ const LOOK_SELDOM: Duration = Duration::from_millis(500);
 const RETRY: Duration = Duration::from_millis(250);
 /// So many of its last bytes are looked through for a failed job's last words.
 const LAST_BYTES: u64 = 4096;
+/// A failed job's log is waited for this long before its failure is told without.
+const LAST_WORDS_WITHIN: Duration = Duration::from_secs(3);
 /// So many of its last lines are shown.
 const LAST_LINES: usize = 5;
 
@@ -299,25 +301,20 @@ pub(crate) async fn tell_failure(client: &Client, job: &Job, printed: bool, out:
         }
         Some(attempt) => ended(attempt),
         None => {
-            let reason = job
-                .reason
-                .as_ref()
-                .map_or("no reason", |reason| reason.as_str())
-                .replace('_', " ");
-            let message = job
-                .message
-                .as_deref()
-                .map(|message| format!(": {message}"))
-                .unwrap_or_default();
-            format!("{reason}{message}")
+            let reason = job.reason.as_ref().map_or("no reason", Word::as_str).replace('_', " ");
+            let message = job.message.as_deref().map(|message| format!(": {message}"));
+            format!("{reason}{}", message.unwrap_or_default())
         }
     };
-    out.note(&format!(
-        "robata: {}/{} {} {}: {how}",
-        job.app, job.job, job.id, job.state
-    ));
+    // "failed: failed (exit code 3)" says one thing twice.
+    let state = job.state.as_str();
+    let how = match how.strip_prefix(state) {
+        Some(rest) => format!("{state}{rest}"),
+        None => format!("{state}: {how}"),
+    };
+    out.note(&format!("robata: {}/{} {} {how}", job.app, job.job, job.id));
     if !printed && let Some(attempt) = last {
-        for line in last_words(client, job.id, attempt).await {
+        for line in last_words(client, job.id, attempt.number).await {
             out.note(&format!("  | {line}"));
         }
         out.note(&format!("  robata jobs show {0}; robata jobs logs {0}", job.id));
@@ -325,11 +322,12 @@ pub(crate) async fn tell_failure(client: &Client, job: &Job, printed: bool, out:
 }
 
 /// The last lines of an attempt's output. Where they cannot be had the failure is told without them.
-async fn last_words(client: &Client, id: JobId, attempt: &Attempt) -> Vec<String> {
+async fn last_words(client: &Client, id: JobId, number: u32) -> Vec<String> {
+    let Some(bytes) = sealed(client, id, number).await else {
+        return Vec::new();
+    };
     for stream in ["stderr", "stdout"] {
-        let tail = tail(client, id, attempt.number, stream, attempt.log.bytes)
-            .await
-            .unwrap_or_default();
+        let tail = tail(client, id, number, stream, bytes).await;
         let text = String::from_utf8_lossy(&tail);
         let lines: Vec<_> = text.lines().filter(|line| !line.trim().is_empty()).collect();
         if !lines.is_empty() {
@@ -340,10 +338,22 @@ async fn last_words(client: &Client, id: JobId, attempt: &Attempt) -> Vec<String
     Vec::new()
 }
 
-/// The last bytes of a stream, of which at most `bytes` are known to be there.
-async fn tail(client: &Client, id: JobId, number: u32, stream: &str, bytes: u64) -> Result<Vec<u8>, ClientError> {
-    let mut found = Vec::new();
-    // The length of one stream alone is not told: the first offset that has something is looked for from the back.
+/// The bytes of an attempt's log once it is sealed: the job's end does not wait for its log (PROTOCOL X6).
+async fn sealed(client: &Client, id: JobId, number: u32) -> Option<u64> {
+    let begin = tokio::time::Instant::now();
+    loop {
+        let job = client.job(id).await.ok()?;
+        let attempt = job.attempts.iter().flatten().find(|attempt| attempt.number == number)?;
+        if attempt.log.state.as_str() != "open" || begin.elapsed() > LAST_WORDS_WITHIN {
+            return Some(attempt.log.bytes);
+        }
+        tokio::time::sleep(LOOK).await;
+    }
+}
+
+/// The last bytes of a stream of a log that has so many bytes in all.
+async fn tail(client: &Client, id: JobId, number: u32, stream: &str, bytes: u64) -> Vec<u8> {
+    // The length of one stream alone is not told: it is looked for from the back, then whole.
     for offset in [bytes.saturating_sub(LAST_BYTES), 0] {
         let request = LogsRequest {
             attempt: Some(number),
@@ -351,18 +361,24 @@ async fn tail(client: &Client, id: JobId, number: u32, stream: &str, bytes: u64)
             follow: false,
             offset: Some(offset),
         };
-        let output = client.logs(id, &request).await?;
-        pin_mut!(output);
-        while let Some(piece) = output.next().await {
-            found.extend_from_slice(&piece?);
-            let excess = found
-                .len()
-                .saturating_sub(usize::try_from(LAST_BYTES).unwrap_or(usize::MAX));
-            found.drain(..excess);
-        }
+        let found = read_tail(client, id, &request).await.unwrap_or_default();
         if !found.is_empty() || offset == 0 {
-            break;
+            return found;
         }
+    }
+    Vec::new()
+}
+
+async fn read_tail(client: &Client, id: JobId, request: &LogsRequest) -> Result<Vec<u8>, ClientError> {
+    let mut found = Vec::new();
+    let output = client.logs(id, request).await?;
+    pin_mut!(output);
+    while let Some(piece) = output.next().await {
+        found.extend_from_slice(&piece?);
+        let excess = found
+            .len()
+            .saturating_sub(usize::try_from(LAST_BYTES).unwrap_or(usize::MAX));
+        found.drain(..excess);
     }
     Ok(found)
 }

@@ -42,7 +42,7 @@ fn where_all_is_well_it_says_so_and_leaves_nothing() {
 }
 
 #[test]
-fn it_names_a_docker_that_is_not_reachable() {
+fn it_names_an_engine_that_is_not_reachable() {
     let folder = tempfile::tempdir().unwrap();
     let socket = format!("unix://{}/none.sock", folder.path().display());
     let env = [("ROBATA_EXECUTORS__DOCKER__DOCKER__HOST", socket.as_str())];

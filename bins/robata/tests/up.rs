@@ -187,11 +187,31 @@ fn an_interrupt_stops_it_with_nothing_running() {
 }
 
 #[test]
-fn the_demo_runs_its_jobs_as_processes_where_there_is_no_docker() {
-    let server = Server::with(Options {
-        args: vec!["--demo".into()],
-        ..Options::default()
-    });
+fn the_demo_runs_its_jobs_as_processes_without_an_engine() {
+    let server = demo(Options::default());
+    let place = server.event("demo").unwrap();
+    assert!(place["place"].as_str().unwrap().contains("processes"), "{place}");
+    assert_eq!(server.run(&["run", "demo", "--", "echo", "hi"]).ok().stdout, "hi\n");
+}
+
+#[test]
+fn the_demo_runs_its_jobs_in_docker_containers() {
+    let server = demo(Options::docker());
+    let place = server.event("demo").unwrap();
+    assert!(place["place"].as_str().unwrap().contains("containers"), "{place}");
+    let hungry = server
+        .events()
+        .into_iter()
+        .rfind(|event| event["job"] == "hungry")
+        .unwrap();
+    assert_eq!(hungry["reason"], "out_of_memory");
+    assert_eq!(server.run(&["run", "demo", "--", "echo", "hi"]).ok().stdout, "hi\n");
+}
+
+/// Watches the demo to its end; `long` is cancelled.
+fn demo(mut options: Options) -> Server {
+    options.args.push("--demo".into());
+    let server = Server::with(options);
     let ended = |name: &str| {
         support::eventually(&format!("{name} has ended"), || {
             server.events().into_iter().find(|event| {
@@ -219,7 +239,7 @@ fn the_demo_runs_its_jobs_as_processes_where_there_is_no_docker() {
     support::eventually("the demo says that it has ended", || {
         server.events().into_iter().find(|event| event["ended"] == true)
     });
-    let place = server.event("demo").unwrap();
-    assert!(place["place"].as_str().unwrap().contains("processes"), "{place}");
-    server.run(&["enqueue", "demo/hello", "--wait", "--follow"]).ok();
+    let ran = server.run(&["enqueue", "demo/hello", "--wait", "--follow"]).ok();
+    assert_eq!(ran.stdout, "Hello from demo/hello, attempt 1\n");
+    server
 }

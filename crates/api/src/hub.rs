@@ -38,6 +38,13 @@ impl Hub {
         }
     }
 
+    /// How many requests wait for a job.
+    pub(crate) fn waiting(&self) -> usize {
+        // Each waiter holds one reference beside the map's own.
+        let waiters = |notify: &Arc<Notify>| Arc::strong_count(notify) - 1;
+        self.lock().values().map(waiters).sum()
+    }
+
     /// The job has changed.
     pub(crate) fn changed(&self, job: JobId) {
         let notify = self.lock().get(&job).cloned();
@@ -86,8 +93,9 @@ mod tests {
         assert!(futures::poll!(&mut told).is_pending());
         hub.changed(job);
         told.await;
+        assert_eq!(hub.waiting(), 2);
         drop(first);
-        assert_eq!(hub.lock().len(), 1);
+        assert_eq!(hub.waiting(), 1);
         drop(second);
         assert!(hub.lock().is_empty());
     }

@@ -36,7 +36,11 @@ impl Metrics {
     }
 
     /// All of it, and what the store says now; `None` where the store does not answer.
-    pub(crate) fn render(&self, store: Option<(&[QueueCounts], &[WorkerRecord])>) -> Result<String, std::fmt::Error> {
+    pub(crate) fn render(
+        &self,
+        waiting: usize,
+        store: Option<(&[QueueCounts], &[WorkerRecord])>,
+    ) -> Result<String, std::fmt::Error> {
         let mut text = String::new();
         let out = &mut text;
         head(
@@ -63,6 +67,13 @@ impl Metrics {
             let count = counter.load(Ordering::Relaxed);
             writeln!(out, "robata_http_responses_total{{class=\"{class}xx\"}} {count}")?;
         }
+        head(
+            out,
+            "robata_http_waiting",
+            "gauge",
+            "Requests that wait for a job to change",
+        )?;
+        writeln!(out, "robata_http_waiting {waiting}")?;
         head(out, "robata_store_up", "gauge", "Whether the store answers")?;
         writeln!(out, "robata_store_up {}", u8::from(store.is_some()))?;
         let Some((queues, workers)) = store else {

@@ -90,6 +90,10 @@ fn is_engines(ending: &Ending, booted: Option<Timestamp>, watched: &Watched) -> 
     if !by_signal && !matches!(ending.end, End::Exited(code) if code != 0) {
         return false;
     }
+    // The engine starts nothing before it is up.
+    if ending.started_at.is_some_and(|started| started >= booted) {
+        return false;
+    }
     if finished > booted.plus(SLACK) || watched.covers(finished) {
         return false;
     }
@@ -145,6 +149,11 @@ mod tests {
         assert!(!engines(End::Exited(0), 99_500));
         assert!(!engines(End::OutOfMemory(Some(137)), 99_500));
         assert!(!engines(End::Signalled(9), 110_000));
+        let after = Ending {
+            started_at: Some(Timestamp::from_millis(100_100)),
+            ..ending(End::Exited(4), 100_500)
+        };
+        assert!(!is_engines(&after, booted, &watched));
         // Nobody looked: a signal is taken for the engine's, a plain failure is not.
         assert!(engines(End::Signalled(9), 10_000));
         assert!(!engines(End::Exited(1), 10_000));

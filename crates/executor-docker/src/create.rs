@@ -6,6 +6,7 @@ use std::{
         Arc,
         atomic::{AtomicBool, Ordering},
     },
+    time::Duration,
 };
 
 use bollard::{
@@ -19,6 +20,7 @@ use robata_core::{
     definition::Security,
     executor::{Handle, Prepare, Prepared, label},
 };
+use tokio::time::{Instant, sleep};
 
 use crate::{
     PayloadWay,
@@ -33,8 +35,10 @@ use crate::{
 };
 
 const OPERATION: &str = "docker.prepare";
-/// A name may be taken, freed and taken again in between; so often it is tried.
-const TRIES: usize = 5;
+/// How long a name that is neither free nor found is waited for: a create that was dropped in the middle goes on in the
+/// engine, and its container shows late.
+const NAME: Duration = Duration::from_secs(30);
+const LOOK_AGAIN: Duration = Duration::from_millis(50);
 
 /// Everything that prepares share.
 #[derive(Debug, Default)]
@@ -48,7 +52,8 @@ impl Creator {
     pub(crate) async fn prepare(&self, engine: &Arc<Engine>, realm: &Realm, request: &Prepare) -> Result<Prepared> {
         let name = container::check(&engine.config, &request.spec)?;
         let realm = realm.id(engine).await?;
-        for _ in 0..TRIES {
+        let deadline = Instant::now() + NAME;
+        while Instant::now() < deadline {
             let pull = request.spec.docker.pull;
             let image = self.pulls.image(engine, name, pull, request.progress.as_ref()).await?;
             container::check_user(&request.spec, &image)?;
@@ -67,9 +72,12 @@ impl Creator {
                     }
                     made.id
                 }
-                Err(Fault::Refused { status: 409, .. }) => match taken(engine, request).await? {
+                Err(Fault::Refused { status: 409, .. }) => match Box::pin(taken(engine, request)).await? {
                     Some(id) => id,
-                    None => continue,
+                    None => {
+                        sleep(LOOK_AGAIN).await;
+                        continue;
+                    }
                 },
                 // The image was removed between our look and the engine's.
                 Err(Fault::Refused { status: 404, message }) if message.contains("No such image") => continue,

@@ -202,7 +202,7 @@ impl Executor for DockerExecutor {
 
     async fn prepare(&self, request: Prepare) -> Result<Prepared> {
         let inner = &self.inner;
-        inner.creator.prepare(&inner.engine, &inner.realm, &request).await
+        Box::pin(inner.creator.prepare(&inner.engine, &inner.realm, &request)).await
     }
 
     async fn start(&self, handle: &Handle) -> Result<()> {

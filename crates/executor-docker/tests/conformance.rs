@@ -1,6 +1,6 @@
 //! The Executor suite against a real engine, with each of the two ways for the payload.
 
-#[expect(dead_code, reason = "each test binary uses a part of it")]
+#[expect(dead_code, reason = "this test binary uses a part of it")]
 mod common;
 
 use std::sync::Arc;

@@ -1,6 +1,5 @@
 //! Nothing is left behind, and nothing that is not ours is touched.
 
-#[expect(dead_code, reason = "each test binary uses a part of it")]
 mod common;
 
 use std::time::Duration;
@@ -39,13 +38,13 @@ async fn left(config: &DockerConfig) -> (usize, usize) {
     let volumes = bollard::query_parameters::ListVolumesOptions {
         filters: list.filters.clone(),
     };
-    let containers = client.list_containers(Some(list)).await.unwrap().len();
+    let containers = client.list_containers(Some(list)).await.expect("a list").len();
     (
         containers,
         client
             .list_volumes(Some(volumes))
             .await
-            .unwrap()
+            .expect("a list")
             .volumes
             .unwrap_or_default()
             .len(),

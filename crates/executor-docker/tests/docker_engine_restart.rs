@@ -1,6 +1,5 @@
 //! An engine of the test's own, killed and restarted: what it ended is its fault, and what we need is found again.
 
-#[expect(dead_code, reason = "each test binary uses a part of it")]
 mod common;
 
 use std::{
@@ -95,11 +94,24 @@ impl Engine {
     }
 
     /// SIGKILL, as a crash.
-    fn kill(&mut self) {
+    async fn kill(&mut self) {
         let mut daemon = self.daemon.take().expect("it runs");
         daemon.kill().expect("kill");
         daemon.wait().expect("wait");
         std::fs::remove_file(self.path("pid")).ok();
+        // Its containerd dies with it. Where nobody reaps orphans it stays as a zombie, and the next start takes that
+        // for a live one by the file with its id.
+        let file = self.path("run/containerd/containerd.pid");
+        let containerd = std::fs::read_to_string(&file).expect("its containerd's id");
+        let status = format!("/proc/{}/stat", containerd.trim());
+        let dead =
+            || std::fs::read_to_string(&status).is_ok_and(|stat| stat.contains(") Z ")) || !Path::new(&status).exists();
+        let deadline = tokio::time::Instant::now() + common::STATE;
+        while !dead() {
+            assert!(tokio::time::Instant::now() < deadline, "containerd lives on");
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        std::fs::remove_file(file).expect("remove");
     }
 
     /// SIGTERM, as an upgrade.
@@ -221,7 +233,7 @@ async fn what_the_engine_ends_when_it_restarts_is_its_own_fault() {
         .await
         .expect("prepare")
         .handle;
-    engine.kill();
+    engine.kill().await;
     let error = executor
         .realm()
         .await

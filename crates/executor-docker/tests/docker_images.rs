@@ -1,6 +1,6 @@
 //! Images: present, pulled, missing, forbidden, and a registry that cannot be reached.
 
-#[expect(dead_code, reason = "each test binary uses a part of it")]
+#[expect(dead_code, reason = "this test binary uses a part of it")]
 mod common;
 
 use std::{
@@ -175,8 +175,8 @@ async fn fake_registry(
     answer: Option<&'static str>,
 ) -> (u16, tokio::sync::watch::Receiver<usize>, tokio::task::JoinHandle<()>) {
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
-    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let port = listener.local_addr().unwrap().port();
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+    let port = listener.local_addr().expect("an address").port();
     let (open, opened) = tokio::sync::watch::channel(0);
     let open = Arc::new(open);
     let serve = tokio::spawn(async move {

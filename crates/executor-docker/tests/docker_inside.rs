@@ -1,6 +1,5 @@
 //! What a container gets, and what it may do: payload, limits, levels of security, networks.
 
-#[expect(dead_code, reason = "each test binary uses a part of it")]
 mod common;
 
 use bytes::Bytes;
@@ -69,8 +68,8 @@ async fn the_payload_is_there_on_a_read_only_root_and_for_any_user_by_both_ways(
 }
 
 fn write(bytes: &[u8]) -> tempfile::NamedTempFile {
-    let file = tempfile::NamedTempFile::new().unwrap();
-    std::fs::write(file.path(), bytes).unwrap();
+    let file = tempfile::NamedTempFile::new().expect("a file");
+    std::fs::write(file.path(), bytes).expect("write");
     file
 }
 

@@ -1,6 +1,5 @@
 //! Logs in depth: what the engine does to long lines and bytes, resuming far into a long log, and losses that are noticed.
 
-#[expect(dead_code, reason = "each test binary uses a part of it")]
 mod common;
 
 use robata_core::{

@@ -268,7 +268,7 @@ fn refuse_network(state: &Path) -> Result<()> {
         .map_err(Fault::io("look at the file system of", state))?
         .filesystem_type()
         .0;
-    #[expect(clippy::unnecessary_cast, reason = "the type of the number differs between machines")]
+    // The type of the number differs between C libraries.
     let number = (kind as i64) & 0xffff_ffff;
     match NETWORK.iter().find(|(magic, _)| *magic == number) {
         None => Ok(()),
@@ -405,7 +405,7 @@ mod tests {
         let _held = lock::take_new(&live.lock).unwrap();
         for aside in [&dead_aside, &live_aside] {
             fs::create_dir_all(aside.join("closed")).unwrap();
-            fs::set_permissions(aside.join("closed"), fs::Permissions::from_mode(0)).unwrap();
+            fs::set_permissions(aside.join("closed"), fs::Permissions::from_mode(0o000)).unwrap();
         }
         Folder::open(state.path(), installation).unwrap();
         assert!(!dead_aside.exists() && !dead.lock.exists());

@@ -108,10 +108,7 @@ impl Thing {
         }
         if lock::is_held(&self.lock)? {
             return Ok(match verdict(&self.folder)? {
-                Some(Verdict::Go) => Seen::Running(match started(&self.folder)? {
-                    Some(at) => at,
-                    None => link_time(&self.path("verdict"))?.unwrap_or_else(clock::now),
-                }),
+                Some(Verdict::Go) => went_at(&self.folder)?.map_or(Seen::Absent, Seen::Running),
                 _ if self.folder.exists() => Seen::Prepared,
                 _ => Seen::Absent,
             });
@@ -291,11 +288,13 @@ fn read_link(path: &Path) -> Result<Option<String>> {
     }
 }
 
-fn link_time(path: &Path) -> Result<Option<Timestamp>> {
-    match fs::symlink_metadata(path).and_then(|metadata| metadata.modified()) {
+/// When it was told to go: its start time, from that moment on the same for all who look.
+pub(crate) fn went_at(folder: &Path) -> Result<Option<Timestamp>> {
+    let path = folder.join("verdict");
+    match fs::symlink_metadata(&path).and_then(|metadata| metadata.modified()) {
         Ok(time) => Ok(Some(clock::from_system(time))),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-        Err(error) => Err(Fault::io("read", path)(error)),
+        Err(error) => Err(Fault::io("read", &path)(error)),
     }
 }
 

@@ -261,8 +261,11 @@ pub(crate) async fn release(tx: &mut Tx, id: &IncarnationId) -> Result<()> {
 
 /// Writes the ends of leases that memory knows; answers how many were new.
 pub(crate) async fn write_ends(tx: &mut Tx) -> Result<usize> {
-    let live = tx.shared.leases().live();
-    let seen: Vec<_> = live
+    // Only what is known to have ended: one that registers in this very group is not in memory before its commit.
+    let ended: Vec<_> = tx
+        .shared
+        .leases()
+        .ended()
         .iter()
         .map(|id| {
             let mut hex = String::new();
@@ -272,10 +275,10 @@ pub(crate) async fn write_ends(tx: &mut Tx) -> Result<usize> {
         .collect();
     let done = sqlx::query(
         "UPDATE workers INDEXED BY workers_live SET ended_at = max(?, seen_at)
-         WHERE ended_at IS NULL AND incarnation NOT IN (SELECT unhex(value) FROM json_each(?))",
+         WHERE ended_at IS NULL AND incarnation IN (SELECT unhex(value) FROM json_each(?))",
     )
     .bind(tx.now.as_millis())
-    .bind(serde_json::to_string(&seen)?)
+    .bind(serde_json::to_string(&ended)?)
     .execute(&mut tx.conn)
     .await?;
     Ok(usize::try_from(done.rows_affected()).unwrap_or(usize::MAX))

@@ -93,6 +93,11 @@ impl Leases {
         self.live.keys().copied().collect()
     }
 
+    /// Every incarnation whose lease ended since the folder was opened, the last ones first to be remembered.
+    pub(crate) fn ended(&self) -> Vec<IncarnationId> {
+        self.ended.keys().copied().collect()
+    }
+
     /// Executors that a live worker has.
     pub(crate) fn executors(&self) -> BTreeSet<ExecutorName> {
         self.live
@@ -115,17 +120,20 @@ impl Leases {
 
     /// Notes that a mark was written; a gap moves the judgement by a whole lease (PROTOCOL H4).
     pub(crate) fn mark(&mut self, boot: Duration) {
-        let gap = self.last_mark.is_none_or(|last| boot.saturating_sub(last) > LEASE / 2);
-        if gap {
+        if self.gap(boot) {
             self.judge_from = boot + LEASE;
             self.unbroken_since = boot;
         }
         self.last_mark = Some(boot);
     }
 
-    /// Ends what has expired; answers which.
+    fn gap(&self, boot: Duration) -> bool {
+        self.last_mark.is_none_or(|last| boot.saturating_sub(last) > LEASE / 2)
+    }
+
+    /// Ends what has expired; answers which. Asked before the present mark is noted, it judges nobody after a gap.
     pub(crate) fn judge(&mut self, boot: Duration) -> Vec<IncarnationId> {
-        if boot < self.judge_from {
+        if boot < self.judge_from || self.gap(boot) {
             return Vec::new();
         }
         let expired: Vec<_> = self

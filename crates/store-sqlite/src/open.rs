@@ -12,7 +12,7 @@ use tokio::sync::{Mutex, watch};
 use crate::{
     catalog,
     config::SqliteConfig,
-    error::Result,
+    error::{Fault, Result},
     folder::{self, FolderLock},
     shared::Shared,
     sql::Read as _,
@@ -84,8 +84,8 @@ fn writer_options(config: &SqliteConfig) -> SqliteConnectOptions {
 
 async fn connect(config: SqliteConfig, lock: FolderLock) -> Result<Opened> {
     let writer_options = writer_options(&config);
-    let mut conn = writer_options.clone().connect().await?;
-    sqlx::migrate!().run(&mut conn).await?;
+    let conn = writer_options.clone().connect().await?;
+    let mut conn = migrate(conn).await?;
     let installation = installation(&mut conn).await?;
     end_earlier_leases(&mut conn, &config).await?;
     let catalog = catalog::load(&mut conn).await?;
@@ -124,6 +124,17 @@ async fn connect(config: SqliteConfig, lock: FolderLock) -> Result<Opened> {
         beats,
         closed,
     })
+}
+
+/// Brings the schema up to date; on a thread of its own, for the migrator's future is not `Send` for every lifetime.
+async fn migrate(mut conn: SqliteConnection) -> Result<SqliteConnection> {
+    let migrating = tokio::task::spawn_blocking(move || {
+        futures::executor::block_on(async {
+            sqlx::migrate!().run(&mut conn).await?;
+            Ok(conn)
+        })
+    });
+    migrating.await.map_err(|error| Fault::Panicked(error.to_string()))?
 }
 
 /// The installation's id, made once (PROTOCOL R2).

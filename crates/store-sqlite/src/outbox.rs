@@ -126,10 +126,14 @@ async fn groups(conn: &mut SqliteConnection, line: &Line, rank: i64) -> Result<V
         let (app, job) = groups
             .last()
             .map_or(("", ""), |(app, job)| (app.as_str(), job.as_str()));
+        // In two parts: of `(app, job) > (?4, ?5)` SQLite seeks only to the equal ones, and walks over each of them.
         let row = sqlx::query(concat!(
-            "SELECT app, job",
+            "SELECT app, job FROM (SELECT app, job",
             to_go!(),
-            "AND rank = ?3 AND (app, job) > (?4, ?5) ORDER BY app, job LIMIT 1"
+            "AND rank = ?3 AND app = ?4 AND job > ?5 ORDER BY job LIMIT 1) \
+             UNION ALL SELECT app, job FROM (SELECT app, job",
+            to_go!(),
+            "AND rank = ?3 AND app > ?4 ORDER BY app, job LIMIT 1) ORDER BY app, job LIMIT 1"
         ))
         .bind(line.queue.as_str())
         .bind(line.executor.as_str())
@@ -234,11 +238,12 @@ pub(crate) async fn published(tx: &mut Tx, published: &Published) -> Result<()> 
         references.push_str(&format!("\",{}]", reference.attempt));
     }
     references.push(']');
+    // The `+` keeps these columns out of the choice of an index: else every queued job is compared with every reference.
     let done = sqlx::query(
         "UPDATE jobs SET published_at = max(?1, created_at), broker_key = ?2, publications = publications + 1
          FROM (SELECT unhex(value ->> 0) AS id, value ->> 1 AS number FROM json_each(?3)) v
-         WHERE jobs.id = v.id AND jobs.attempt = v.number - 1 AND jobs.state = 1 AND jobs.published_at IS NULL
-           AND jobs.queue = ?4 AND jobs.executor = ?5",
+         WHERE jobs.id = v.id AND jobs.attempt = v.number - 1 AND +jobs.state = 1 AND jobs.published_at IS NULL
+           AND +jobs.queue = ?4 AND +jobs.executor = ?5",
     )
     .bind(tx.now.as_millis())
     .bind(published.broker_key.0.as_str())

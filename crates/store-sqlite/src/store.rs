@@ -3,7 +3,10 @@
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
-use futures::stream::{self, BoxStream, StreamExt as _};
+use futures::{
+    future::BoxFuture,
+    stream::{self, BoxStream, StreamExt as _},
+};
 use robata_core::{
     AttemptId, Epoch, Error, ErrorKind, ExecutorName, IncarnationId, InstallationId, JobId, Result,
     attempt::{AttemptRecord, AttemptWrite, Claim, Claimed, HeldAttempt, Knowledge, Written},
@@ -41,13 +44,17 @@ impl SqliteStore {
     /// `Conflict` where another process holds the folder (the message says which), `Invalid` where the folder cannot be
     /// used, `Unavailable` where the disk does not serve.
     pub async fn open(config: SqliteConfig) -> Result<Self> {
-        let opened = Arc::new(open::open(config).await?);
+        // Boxed, so that callers' futures are `Send` whatever the compiler can prove of the lifetimes inside.
+        let opening: BoxFuture<'static, Result<Opened>> = Box::pin(open::open(config));
+        let opened = Arc::new(opening.await?);
         Ok(Self { opened })
     }
 
     /// Runs the writes that wait, closes the database and frees the folder. Later calls are `Unavailable`.
     pub async fn close(&self) {
-        self.opened.close().await;
+        let opened = Arc::clone(&self.opened);
+        let closing: BoxFuture<'static, ()> = Box::pin(async move { opened.close().await });
+        closing.await;
     }
 
     async fn reader(&self, operation: &'static str) -> Result<PoolConnection<Sqlite>> {

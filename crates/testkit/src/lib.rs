@@ -6,3 +6,4 @@ pub mod engine;
 pub mod executor;
 pub mod log_store;
 pub mod queue;
+pub mod store;

@@ -5,7 +5,7 @@ use std::time::Duration;
 use robata_core::{
     Error, ErrorKind,
     attempt::{AttemptChange, LogState, LogSummary},
-    executor::Handle,
+    executor::{Handle, Target, ThingState},
     log_store::Seal,
 };
 use tokio::time::Instant;
@@ -18,31 +18,23 @@ use crate::{
 
 /// Finalises an attempt that has ended.
 pub(crate) async fn finalise(attempt: &Attempt, handle: Option<&Handle>, pump: Option<Pump>) -> Result<(), LetGo> {
-    let summary = match handle {
-        Some(handle) => {
-            let mut pump = match pump {
-                Some(pump) => pump,
-                None => pump::spawn(attempt, handle),
-            };
-            let patience = attempt.shared.config.logs_patience;
-            let read = match tokio::time::timeout(patience, pump.finish()).await {
-                Ok(read) => read,
-                Err(_) => Read::Incomplete("the output could not be read and kept in time".to_owned()),
-            };
-            seal(attempt, read).await
-        }
-        None if attempt.held.handle.is_some() => {
+    let summary = match (handle, pump) {
+        (Some(_), Some(mut pump)) => read_and_seal(attempt, &mut pump).await,
+        // Another one ended it, or it never ran.
+        (Some(handle), None) => match sealed_before(attempt).await {
+            Some(summary) => summary,
+            // What never ran printed nothing, and following its output would not end.
+            None if attempt.observe(Target::Handle(handle.clone())).await.state == ThingState::Prepared => empty(),
+            None => read_and_seal(attempt, &mut pump::spawn(attempt, handle)).await,
+        },
+        (None, _) if attempt.held.handle.is_some() => {
             seal(
                 attempt,
                 Read::Incomplete("what ran is gone, its output with it".to_owned()),
             )
             .await
         }
-        None => LogSummary {
-            state: LogState::Complete,
-            reason: None,
-            bytes: 0,
-        },
+        (None, _) => empty(),
     };
     if let Some(handle) = handle {
         remove(attempt, handle).await;
@@ -62,16 +54,41 @@ pub(crate) async fn finalise(attempt: &Attempt, handle: Option<&Handle>, pump: O
     }
 }
 
+/// The seal of a holder before us, which went away before it could record that: what it read may be gone by now.
+async fn sealed_before(attempt: &Attempt) -> Option<LogSummary> {
+    if attempt.holding.epoch == 1 {
+        return None;
+    }
+    match attempt.shared.logs.progress(attempt.held.id).await {
+        Ok(progress) => progress.sealed,
+        Err(error) => {
+            tracing::warn!(attempt = %attempt.held.id, error = %error.full(), "cannot see whether its log is sealed");
+            None
+        }
+    }
+}
+
+async fn read_and_seal(attempt: &Attempt, pump: &mut Pump) -> LogSummary {
+    let patience = attempt.shared.config.logs_patience;
+    let read = match tokio::time::timeout(patience, pump.finish()).await {
+        Ok(read) => read,
+        Err(_) => Read::Incomplete("the output could not be read and kept in time".to_owned()),
+    };
+    seal(attempt, read).await
+}
+
+/// The log of what printed nothing: the store's own row says all.
+fn empty() -> LogSummary {
+    LogSummary {
+        state: LogState::Complete,
+        reason: None,
+        bytes: 0,
+    }
+}
+
 async fn seal(attempt: &Attempt, read: Read) -> LogSummary {
     let summary = match read {
-        // Nothing was printed and nothing kept: the store's own row says all.
-        Read::Whole(0) => {
-            return LogSummary {
-                state: LogState::Complete,
-                reason: None,
-                bytes: 0,
-            };
-        }
+        Read::Whole(0) => return empty(),
         Read::Whole(bytes) => LogSummary {
             state: LogState::Complete,
             reason: None,

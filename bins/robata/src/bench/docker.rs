@@ -5,7 +5,7 @@
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, ensure};
-use robata_client::EnqueueRequest;
+use robata_client::{EnqueueRequest, Job};
 use robata_core::JobState;
 use serde_json::Value;
 use tokio::{
@@ -151,16 +151,17 @@ impl Docked {
             payload: Some(serde_json::value::RawValue::from_string(PAYLOAD.to_owned())?),
             ..EnqueueRequest::new(APP, "container")?
         };
-        // The first one waits until the worker reaches the engine.
+        // What is done once only (the realm, the image) is not measured.
         let first = server.client.enqueue(&job).await?.job;
-        server.client.wait(first.id).await?;
-        let workers = server.client.workers().await?;
-        let executors = workers.into_iter().flat_map(|worker| worker.executors);
-        let realm = executors
-            .filter(|(name, _)| name.as_str() == "docker")
-            .find_map(|(_, executor)| executor.realm)
-            .context("the worker does not reach the engine")?;
-        let installation = engine.installation(&realm).await?;
+        let first = server.client.wait(first.id).await?;
+        succeeded(&first)?;
+        let realm = first
+            .attempts
+            .iter()
+            .flatten()
+            .find_map(|attempt| attempt.realm.as_deref());
+        let realm = realm.context("the job tells no realm")?;
+        let installation = engine.installation(realm).await?;
         let mut docked = Self {
             server,
             installation,
@@ -176,12 +177,7 @@ impl Docked {
         let job = self.server.client.enqueue(&self.job).await?.job;
         let job = self.server.client.wait(job.id).await?;
         let time = begin.elapsed();
-        ensure!(
-            job.state.known() == Some(JobState::Succeeded),
-            "job {} did not succeed: {:?}",
-            job.id,
-            job.message
-        );
+        succeeded(&job)?;
         self.until_clean(engine).await?;
         Ok(time)
     }
@@ -202,6 +198,18 @@ impl Docked {
         self.server.stop().await?;
         engine.remove_volume(&self.installation.volume).await
     }
+}
+
+fn succeeded(job: &Job) -> anyhow::Result<()> {
+    let state = job.state.known();
+    ensure!(
+        state == Some(JobState::Succeeded),
+        "job {} did not succeed: {:?} {:?}",
+        job.id,
+        job.reason,
+        job.message
+    );
+    Ok(())
 }
 
 fn by_hand(server: &Server, image: &str) -> anyhow::Result<Value> {

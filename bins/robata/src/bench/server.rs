@@ -77,8 +77,10 @@ impl Server {
         let gate = Gate::new(folder.path())?;
         let definitions = folder.path().join("jobs.toml");
         std::fs::write(&definitions, setup.definitions(&gate))?;
-        let mut command = Command::new(std::env::current_exe()?);
+        // Not by its path: a build may have put another program there meanwhile.
+        let mut command = Command::new("/proc/self/exe");
         command
+            .arg0("robata")
             .args(["--output", "json", "up", "--listen", "127.0.0.1:0", "--data-dir"])
             .arg(data(folder.path()))
             .arg("--apply")

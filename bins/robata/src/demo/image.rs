@@ -22,8 +22,10 @@ const PUBLIC: &str = "busybox:1.37";
 const BUILT: &str = "robata-demo:1";
 /// A pull of 2 MB that takes longer has hung.
 const PULL_WITHIN: Duration = Duration::from_secs(60);
-/// What the demo's jobs call.
-const TOOLS: [&str; 4] = ["sh", "awk", "sleep", "cat"];
+/// What the demo's jobs call, and what a person tries first.
+const TOOLS: [&str; 12] = [
+    "sh", "awk", "sleep", "cat", "echo", "printf", "env", "ls", "true", "false", "date", "head",
+];
 
 /// An image's name and how it was had.
 pub(crate) async fn find(
@@ -93,7 +95,9 @@ async fn built() -> anyhow::Result<(Vec<u8>, String)> {
     let mut tar = Tar::new();
     let mut files = BTreeMap::<PathBuf, PathBuf>::new();
     for tool in TOOLS {
-        let program = which(tool).with_context(|| format!("there is no {tool} on this machine"))?;
+        let Some(program) = which(tool) else {
+            bail!("there is no {tool} on this machine");
+        };
         for library in libraries(&program).await? {
             files.insert(library.clone(), library);
         }

@@ -165,15 +165,19 @@ fn line(job: &Job) -> String {
     let state = show::state_words(job);
     let last = job.attempts.iter().flatten().last();
     let attempt = match last {
-        Some(attempt) if attempt.finished_at.is_some() => {
-            format!(
-                ", attempt {} of {} {}",
-                attempt.number,
-                job.max_attempts,
+        Some(attempt) => {
+            let how = if attempt.finished_at.is_none() {
+                attempt.state.to_string()
+            } else {
                 watch::ended(attempt)
-            )
+            };
+            // Where the attempt only says the job's own word again it says nothing new.
+            match how.strip_prefix(&state).map(|rest| rest.trim_start_matches([' ', ':'])) {
+                Some("") => format!(" (attempt {} of {})", attempt.number, job.max_attempts),
+                Some(more) => format!(" (attempt {} of {}): {more}", attempt.number, job.max_attempts),
+                None => format!(" (attempt {} of {} {how})", attempt.number, job.max_attempts),
+            }
         }
-        Some(attempt) => format!(", attempt {} of {} {}", attempt.number, job.max_attempts, attempt.state),
         None => String::new(),
     };
     let waits = match &job.waiting {

@@ -19,11 +19,11 @@ use nix::{
 use serde_json::Value;
 
 /// No step of a test may take longer; a slow machine under load is meant to stay far below.
-pub const DEADLINE: Duration = Duration::from_secs(60);
+pub(crate) const DEADLINE: Duration = Duration::from_secs(60);
 const STEP: Duration = Duration::from_millis(20);
 
 /// Waits until `look` finds something.
-pub fn eventually<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
+pub(crate) fn eventually<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
     let begin = Instant::now();
     loop {
         if let Some(found) = look() {
@@ -35,7 +35,7 @@ pub fn eventually<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
 }
 
 /// The program under test with nothing of this environment but PATH.
-pub fn robata() -> Command {
+pub(crate) fn robata() -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_robata"));
     command
         .env_clear()
@@ -45,35 +45,35 @@ pub fn robata() -> Command {
 
 /// What a command printed, and its exit code.
 #[derive(Debug)]
-pub struct Ran {
+pub(crate) struct Ran {
     /// `None` where a signal ended it.
-    pub code: Option<i32>,
-    pub stdout: String,
-    pub stderr: String,
+    pub(crate) code: Option<i32>,
+    pub(crate) stdout: String,
+    pub(crate) stderr: String,
 }
 
 impl Ran {
     /// The only document on standard output.
-    pub fn json(&self) -> Value {
+    pub(crate) fn json(&self) -> Value {
         serde_json::from_str(&self.stdout).unwrap_or_else(|error| panic!("no JSON ({error}): {self:?}"))
     }
 
     /// The documents on standard output, one a line.
-    pub fn json_lines(&self) -> Vec<Value> {
+    pub(crate) fn json_lines(&self) -> Vec<Value> {
         let parse = |line| serde_json::from_str(line).unwrap_or_else(|error| panic!("no JSON ({error}): {line}"));
         self.stdout.lines().map(parse).collect()
     }
 
     /// Itself, after it was as good as it should be.
     #[track_caller]
-    pub fn ok(self) -> Self {
+    pub(crate) fn ok(self) -> Self {
         assert_eq!(self.code, Some(0), "{self:?}");
         self
     }
 
     /// Whether standard error has all of these.
     #[track_caller]
-    pub fn tells(&self, parts: &[&str]) {
+    pub(crate) fn tells(&self, parts: &[&str]) {
         for part in parts {
             assert!(self.stderr.contains(part), "{part:?} is not in: {}", self.stderr);
         }
@@ -82,14 +82,14 @@ impl Ran {
 
 /// A command that runs.
 #[derive(Debug)]
-pub struct Running {
+pub(crate) struct Running {
     child: Child,
     stdout: Option<JoinHandle<String>>,
     stderr: Option<JoinHandle<String>>,
 }
 
 impl Running {
-    pub fn start(mut command: Command) -> Self {
+    pub(crate) fn start(mut command: Command) -> Self {
         let mut child = command
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
@@ -105,17 +105,17 @@ impl Running {
         }
     }
 
-    pub fn pid(&self) -> u32 {
+    pub(crate) fn pid(&self) -> u32 {
         self.child.id()
     }
 
-    pub fn signal(&self, signal: Signal) {
+    pub(crate) fn signal(&self, signal: Signal) {
         kill(pid(self.child.id()), signal).unwrap();
     }
 
     /// Waits for its end.
     #[track_caller]
-    pub fn end(mut self) -> Ran {
+    pub(crate) fn end(mut self) -> Ran {
         let status = wait(&mut self.child);
         Ran {
             code: status.code(),
@@ -161,20 +161,33 @@ fn wait(child: &mut Child) -> ExitStatus {
 
 /// How a server is started.
 #[derive(Clone, Debug, Default)]
-pub struct Options {
+pub(crate) struct Options {
     /// Its data folder; default: a temporary one that goes with the server.
-    pub data: Option<PathBuf>,
+    pub(crate) data: Option<PathBuf>,
     /// Its executors; default: `process` alone.
-    pub executors: Vec<String>,
+    pub(crate) executors: Vec<String>,
     /// More arguments for `up`.
-    pub args: Vec<String>,
+    pub(crate) args: Vec<String>,
     /// Environment variables.
-    pub env: Vec<(String, String)>,
+    pub(crate) env: Vec<(String, String)>,
+}
+
+impl Options {
+    /// With containers, too, on the engine that the tests are given.
+    pub(crate) fn docker() -> Self {
+        let host = std::env::var("ROBATA_TEST_DOCKER_HOST")
+            .expect("ROBATA_TEST_DOCKER_HOST names the engine for tests; `tests/run --services` starts one");
+        Self {
+            executors: vec!["docker".to_owned(), "process".to_owned()],
+            env: vec![("ROBATA_EXECUTORS__DOCKER__DOCKER__HOST".to_owned(), host)],
+            ..Self::default()
+        }
+    }
 }
 
 /// A `robata up` of its own on a free port.
 #[derive(Debug)]
-pub struct Server {
+pub(crate) struct Server {
     child: Option<Child>,
     options: Options,
     data: PathBuf,
@@ -188,12 +201,12 @@ pub struct Server {
 impl Server {
     /// With processes only, in a folder of its own.
     #[track_caller]
-    pub fn start() -> Self {
+    pub(crate) fn start() -> Self {
         Self::with(Options::default())
     }
 
     #[track_caller]
-    pub fn with(options: Options) -> Self {
+    pub(crate) fn with(options: Options) -> Self {
         let folder = options.data.is_none().then(|| tempfile::tempdir().unwrap());
         let data = match (&options.data, &folder) {
             (Some(data), _) => data.clone(),
@@ -214,7 +227,7 @@ impl Server {
     }
 
     /// The command that starts it.
-    pub fn command(&self) -> Command {
+    pub(crate) fn command(&self) -> Command {
         let mut command = robata();
         command.args(["--output", "json", "up", "--listen", &self.address, "--data-dir"]);
         command.arg(&self.data).args(&self.options.args);
@@ -281,42 +294,42 @@ impl Server {
     }
 
     /// What it printed since its last start.
-    pub fn events(&self) -> Vec<Value> {
+    pub(crate) fn events(&self) -> Vec<Value> {
         self.printed.lock().unwrap().clone()
     }
 
     /// The first event of this kind.
-    pub fn event(&self, kind: &str) -> Option<Value> {
+    pub(crate) fn event(&self, kind: &str) -> Option<Value> {
         self.events().into_iter().find(|event| event["event"] == kind)
     }
 
     /// What it wrote to standard error, over all of its starts.
-    pub fn stderr(&self) -> String {
+    pub(crate) fn stderr(&self) -> String {
         self.complained.lock().unwrap().clone()
     }
 
-    pub fn url(&self) -> String {
+    pub(crate) fn url(&self) -> String {
         format!("http://{}", self.address)
     }
 
-    pub fn address(&self) -> &str {
+    pub(crate) fn address(&self) -> &str {
         &self.address
     }
 
-    pub fn data(&self) -> &Path {
+    pub(crate) fn data(&self) -> &Path {
         &self.data
     }
 
-    pub fn pid(&self) -> u32 {
+    pub(crate) fn pid(&self) -> u32 {
         self.child.as_ref().unwrap().id()
     }
 
-    pub fn signal(&self, signal: Signal) {
+    pub(crate) fn signal(&self, signal: Signal) {
         kill(pid(self.pid()), signal).unwrap();
     }
 
     /// Kill -9: nothing is drained, written or said.
-    pub fn kill9(&mut self) {
+    pub(crate) fn kill9(&mut self) {
         if let Some(mut child) = self.child.take() {
             child.kill().unwrap();
             child.wait().unwrap();
@@ -325,54 +338,54 @@ impl Server {
 
     /// Starts again in the same folder, on the same port.
     #[track_caller]
-    pub fn restart(&mut self) {
+    pub(crate) fn restart(&mut self) {
         assert!(self.child.is_none(), "still runs");
         self.launch();
     }
 
     /// SIGTERM, and waits for its end.
     #[track_caller]
-    pub fn stop(&mut self) -> ExitStatus {
+    pub(crate) fn stop(&mut self) -> ExitStatus {
         self.signal(Signal::SIGTERM);
         self.ended()
     }
 
     /// Waits for its end.
     #[track_caller]
-    pub fn ended(&mut self) -> ExitStatus {
+    pub(crate) fn ended(&mut self) -> ExitStatus {
         let status = wait(self.child.as_mut().unwrap());
         self.child = None;
         status
     }
 
     /// A command of the client's side against it.
-    pub fn client(&self, args: &[&str]) -> Command {
+    pub(crate) fn client(&self, args: &[&str]) -> Command {
         let mut command = robata();
         command.args(args).env("ROBATA_SERVER", self.url());
         command
     }
 
     /// Starts such a command.
-    pub fn spawn(&self, args: &[&str]) -> Running {
+    pub(crate) fn spawn(&self, args: &[&str]) -> Running {
         Running::start(self.client(args))
     }
 
     /// Runs such a command to its end.
     #[track_caller]
-    pub fn run(&self, args: &[&str]) -> Ran {
+    pub(crate) fn run(&self, args: &[&str]) -> Ran {
         self.spawn(args).end()
     }
 
     /// Runs it with `--output json`, and answers the document.
     #[track_caller]
-    pub fn json(&self, args: &[&str]) -> Value {
+    pub(crate) fn json(&self, args: &[&str]) -> Value {
         let args = [&["--output", "json"], args].concat();
         self.run(&args).ok().json()
     }
 
     /// Applies definitions.
     #[track_caller]
-    pub fn apply(&self, definitions: &str) {
+    pub(crate) fn apply(&self, definitions: &str) {
         fs::create_dir_all(&self.data).unwrap();
         let path = self.data.join("jobs-of-the-test.toml");
         fs::write(&path, definitions).unwrap();
@@ -381,19 +394,19 @@ impl Server {
 
     /// Enqueues, and answers the job's id.
     #[track_caller]
-    pub fn enqueue(&self, args: &[&str]) -> String {
+    pub(crate) fn enqueue(&self, args: &[&str]) -> String {
         let job = self.json(&[&["enqueue"], args].concat());
         job["id"].as_str().unwrap().to_owned()
     }
 
     #[track_caller]
-    pub fn job(&self, id: &str) -> Value {
+    pub(crate) fn job(&self, id: &str) -> Value {
         self.json(&["jobs", "show", id])
     }
 
     /// Waits until the job is in this state.
     #[track_caller]
-    pub fn until(&self, id: &str, state: &str) -> Value {
+    pub(crate) fn until(&self, id: &str, state: &str) -> Value {
         let mut last = Value::Null;
         let begin = Instant::now();
         while begin.elapsed() < DEADLINE {
@@ -408,7 +421,7 @@ impl Server {
 
     /// Waits until the job's last attempt is in this state.
     #[track_caller]
-    pub fn until_attempt(&self, id: &str, state: &str) -> Value {
+    pub(crate) fn until_attempt(&self, id: &str, state: &str) -> Value {
         eventually(&format!("the last attempt of {id} is {state}"), || {
             let job = self.job(id);
             let attempt = job["attempts"].as_array()?.last()?.clone();
@@ -417,7 +430,7 @@ impl Server {
     }
 
     /// The processes whose command line, folder or environment names this server's data folder, itself left out.
-    pub fn processes(&self) -> Vec<u32> {
+    pub(crate) fn processes(&self) -> Vec<u32> {
         let needle = self.data.to_str().unwrap().as_bytes();
         let own = self.child.as_ref().map(Child::id);
         let mut found = Vec::new();

@@ -2,6 +2,7 @@
 
 mod apply;
 mod apps;
+mod batch;
 mod definitions;
 mod jobs;
 mod list;
@@ -76,7 +77,7 @@ pub fn openapi() -> utoipa::openapi::OpenApi {
 fn routes_with_document() -> OpenApiRouter<Arc<Shared>> {
     OpenApiRouter::with_openapi(Document::openapi())
         .routes(routes!(jobs::enqueue, list::list))
-        .routes(routes!(jobs::batch))
+        .routes(routes!(batch::batch))
         .routes(routes!(jobs::show))
         .routes(routes!(jobs::cancel))
         .routes(routes!(jobs::retry))

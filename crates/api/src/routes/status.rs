@@ -145,7 +145,10 @@ pub(super) async fn metrics(State(shared): State<Arc<Shared>>) -> Result<Respons
         Err(_elapsed) => None,
     };
     let store = answer.as_ref().map(|(queues, workers)| (&queues[..], &workers[..]));
-    let text = shared.metrics.render(store).map_err(|_| internal())?;
+    let text = shared
+        .metrics
+        .render(shared.hub.waiting(), store)
+        .map_err(|_| internal())?;
     let media_type = "text/plain; version=0.0.4; charset=utf-8";
     Ok(([(header::CONTENT_TYPE, media_type)], text).into_response())
 }

@@ -104,7 +104,7 @@ async fn a_payload_that_cannot_be_kept_is_refused_with_the_reason() {
         (r#"["\udc00x"]"#, 422, "invalid_payload", "lone surrogate"),
         (&*deep, 422, "invalid_payload", "deeper than 128"),
         (&*large, 413, "payload_too_large", "1048576"),
-        ("{,}", 400, "invalid_json", "line 1, column 43"),
+        ("{,}", 400, "invalid_json", "line 1, column 44"),
         ("", 400, "invalid_json", "expected value"),
     ] {
         let body = format!(r#"{{"app": "shop", "job": "mail", "payload": {payload}}}"#);

@@ -102,11 +102,7 @@ async fn whoever_waits_hears_of_the_end_at_once() {
                 .map(|job| (job, Instant::now()))
         }
     });
-    crate::server::until("somebody waits", || async {
-        // The wait began when a request more is open; without that, the end is simply found at once.
-        waiting.is_finished() || server.state(id).await == JobState::Running
-    })
-    .await;
+    server.waiters(1).await;
     worker.end(&held, End::Exited(0)).await;
     let ended = Instant::now();
     let (job, heard) = tokio::time::timeout(LONG, waiting).await.unwrap().unwrap().unwrap();
@@ -151,6 +147,7 @@ async fn a_shutdown_ends_long_polls() {
         let client = server.client.clone();
         async move { client.job_within(id, Duration::from_secs(60)).await }
     });
+    server.waiters(1).await;
     server.shutdown.cancel();
     let job = tokio::time::timeout(LONG, waiting).await.unwrap().unwrap().unwrap();
     assert_eq!(job.state.known(), Some(JobState::Queued));

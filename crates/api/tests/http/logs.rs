@@ -76,6 +76,7 @@ async fn a_follower_gets_lines_while_they_are_printed_and_the_end() {
     let id = server.mail().await;
     // It begins before there is an attempt.
     let mut entries = Box::pin(server.client.log_entries(id, &follow()).await.unwrap());
+    server.waiters(1).await;
     let held = worker.start(id).await;
     for (offset, line) in [(0, "a\n"), (2, "b\n")] {
         worker.print(&held, Stream::Stdout, offset, line.as_bytes()).await;
@@ -105,6 +106,7 @@ async fn following_a_job_that_never_starts_ends_with_the_job() {
             entries.try_collect::<Vec<_>>().await.unwrap()
         }
     });
+    server.waiters(1).await;
     server.client.cancel(id).await.unwrap();
     let entries = tokio::time::timeout(LONG, following).await.unwrap().unwrap();
     assert!(

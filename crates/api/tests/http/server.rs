@@ -11,7 +11,7 @@ use reqwest::{Method, Response};
 use robata_api::{Api, ApiConfig, router};
 use robata_client::{Client, Problem};
 use robata_core::{
-    ClaimId, IncarnationId, JobId, JobState,
+    ClaimId, IncarnationId, JobId,
     attempt::{AttemptChange, AttemptWrite, Claim, Claimed, HeldAttempt, LogState, LogSummary},
     executor::{Handle, Position, RealmId, Stream},
     finish::{End, Outcome},
@@ -151,8 +151,14 @@ impl Server {
         String::from_utf8_lossy(&answer).into_owned()
     }
 
-    pub(crate) async fn state(&self, id: JobId) -> JobState {
-        self.store.job(id).await.unwrap().job.state
+    /// Waits until so many requests wait for a job.
+    pub(crate) async fn waiters(&self, count: usize) {
+        let line = format!("robata_http_waiting {count}");
+        until("requests wait", || async {
+            let metrics = self.get("/metrics").await.text().await.unwrap();
+            metrics.lines().any(|found| found == line)
+        })
+        .await;
     }
 }
 

@@ -74,7 +74,7 @@ fn supervise() -> Result<()> {
         }
     }
     let reserved = thing::reserve_outcome(Path::new(HERE))?;
-    let started = clock::now();
+    let started = thing::went_at(Path::new(HERE))?.unwrap_or_else(clock::now);
     thing::note_start(Path::new(HERE), started)?;
     let mut outcome = match run(&order, &watch, started) {
         Ok(outcome) => outcome,

@@ -59,7 +59,10 @@ pub async fn two_hundred_short_things_all_end_and_are_told(stage: Stage) {
     );
     for (handle, number) in things {
         let end = stage.ending(&handle).await.end;
-        assert!(stage.harness().ends_by_code(number).contains(&end), "code {number}: {end:?}");
+        assert!(
+            stage.harness().ends_by_code(number).contains(&end),
+            "code {number}: {end:?}"
+        );
         assert_eq!(stage.printed(&handle).await.text(), format!("{number}\n"));
         stage.executor.remove(&handle, false).await.expect("remove");
     }

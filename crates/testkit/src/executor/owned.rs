@@ -80,7 +80,7 @@ pub async fn remove_without_force_refuses_what_runs(stage: Stage) {
     let error = stage.executor.remove(&handle, false).await.expect_err("it runs");
     assert_eq!(error.kind(), ErrorKind::StillRuns, "{error:?}");
     assert!(matches!(stage.observe(&handle).await.state, ThingState::Running { .. }));
-    assert!(!stage.processes().is_empty());
+    stage.until_processes(1).await;
 }
 
 /// With force it ends what runs, descendants too.

@@ -56,7 +56,9 @@ pub async fn start_never_runs_again_what_has_ended(stage: Stage) {
 /// Started again while it runs it MUST change nothing and answer well.
 pub async fn start_again_while_it_runs_changes_nothing(stage: Stage) {
     let handle = stage.run(stage.sh("echo ran; exec sleep 1000")).await;
-    stage.until_running(&handle).await;
+    stage
+        .until("it is up", || async { stage.printed(&handle).await.text() == "ran\n" })
+        .await;
     let before = stage.observe(&handle).await;
     stage.executor.start(&handle).await.expect("start again");
     assert_eq!(stage.observe(&handle).await, before);

@@ -5,24 +5,39 @@ use std::time::Duration;
 use anyhow::{Result, ensure};
 use robata_core::{
     AttemptState, ErrorKind, JobId, JobState, Reason,
-    finish::{End, Outcome, StopCause},
     attempt::AttemptChange,
+    finish::{End, Outcome, StopCause},
     job::{Acted, Cancel, NewJob, RetryByHand, When},
 };
 
 use super::world::{World, exited, job, kind};
 
 async fn cancel(world: &World, job: JobId) -> robata_core::Result<Acted> {
-    world.store().cancel(Cancel { job, by: "suite".into() }).await
+    world
+        .store()
+        .cancel(Cancel {
+            job,
+            by: "suite".into(),
+        })
+        .await
 }
 
 async fn retry(world: &World, job: JobId) -> robata_core::Result<Acted> {
-    world.store().retry(RetryByHand { job, by: "suite".into() }).await
+    world
+        .store()
+        .retry(RetryByHand {
+            job,
+            by: "suite".into(),
+        })
+        .await
 }
 
 /// `cancel` of a waiting job MUST end it.
 pub async fn cancel_of_a_waiting_job_ends_it(world: World) -> Result<()> {
-    let delayed = NewJob { when: When::In(Duration::from_secs(60)), ..job("shop", "mail")? };
+    let delayed = NewJob {
+        when: When::In(Duration::from_secs(60)),
+        ..job("shop", "mail")?
+    };
     let jobs = world.enqueue(vec![job("shop", "mail")?, delayed]).await?;
     let worker = world.worker().await?;
     for job in &jobs {
@@ -33,7 +48,12 @@ pub async fn cancel_of_a_waiting_job_ends_it(world: World) -> Result<()> {
         ensure!(matches!(claimed[0], robata_core::attempt::Claimed::Gone), "{claimed:?}");
     }
     let counts = world.store().queue_counts().await?;
-    ensure!(counts.iter().all(|line| line.queued + line.scheduled + line.running == 0), "{counts:?}");
+    ensure!(
+        counts
+            .iter()
+            .all(|line| line.queued + line.scheduled + line.running == 0),
+        "{counts:?}"
+    );
     Ok(())
 }
 
@@ -42,9 +62,15 @@ pub async fn cancel_of_a_running_job_only_records_the_request(world: World) -> R
     let worker = world.worker().await?;
     let held = world.running(worker, "mail").await?;
     let acted = cancel(&world, held.id.job).await?;
-    ensure!(acted.changed && acted.job.state == JobState::Running && acted.job.cancel_requested_at.is_some(), "{acted:?}");
+    ensure!(
+        acted.changed && acted.job.state == JobState::Running && acted.job.cancel_requested_at.is_some(),
+        "{acted:?}"
+    );
     let again = cancel(&world, held.id.job).await?;
-    ensure!(!again.changed && again.job.cancel_requested_at == acted.job.cancel_requested_at, "{again:?}");
+    ensure!(
+        !again.changed && again.job.cancel_requested_at == acted.job.cancel_requested_at,
+        "{again:?}"
+    );
     let beat = world.store().heartbeat(worker).await?;
     ensure!(beat.cancel_requested == [held.id], "{beat:?}");
     Ok(())
@@ -67,11 +93,22 @@ pub async fn a_cancelled_job_is_never_retried(world: World) -> Result<()> {
     let worker = world.worker().await?;
     let held = world.running(worker, "resize").await?;
     cancel(&world, held.id.job).await?;
-    let written = world.wrote(worker, &held, AttemptChange::Stopping(StopCause::Cancel)).await?;
-    ensure!(written.cancel_requested && written.state == AttemptState::Stopping, "{written:?}");
-    let outcome = Outcome { stop_sent: true, ..Outcome::new(End::Signalled(15)) };
+    let written = world
+        .wrote(worker, &held, AttemptChange::Stopping(StopCause::Cancel))
+        .await?;
+    ensure!(
+        written.cancel_requested && written.state == AttemptState::Stopping,
+        "{written:?}"
+    );
+    let outcome = Outcome {
+        stop_sent: true,
+        ..Outcome::new(End::Signalled(15))
+    };
     let written = world.wrote(worker, &held, AttemptChange::Ended(outcome)).await?;
-    ensure!((written.state, written.job) == (AttemptState::Cancelled, JobState::Cancelled), "{written:?}");
+    ensure!(
+        (written.state, written.job) == (AttemptState::Cancelled, JobState::Cancelled),
+        "{written:?}"
+    );
     ensure!(!cancel(&world, held.id.job).await?.changed);
     Ok(())
 }
@@ -93,12 +130,22 @@ pub async fn retry_gives_a_failed_job_one_attempt_more(world: World) -> Result<(
     let worker = world.worker().await?;
     let held = world.failed(worker).await?;
     let acted = retry(&world, held.id.job).await?;
-    ensure!(acted.changed && acted.job.state == JobState::Queued && acted.job.max_attempts == 2, "{acted:?}");
+    ensure!(
+        acted.changed && acted.job.state == JobState::Queued && acted.job.max_attempts == 2,
+        "{acted:?}"
+    );
     ensure!(acted.job.finished_at.is_none());
     let second = world.hold(worker, &acted.job).await?;
-    ensure!(second.id.number == 2 && second.request.env["ROBATA_ATTEMPTS_LEFT"] == "0", "{:?}", second.request.env);
+    ensure!(
+        second.id.number == 2 && second.request.env["ROBATA_ATTEMPTS_LEFT"] == "0",
+        "{:?}",
+        second.request.env
+    );
     let written = world.wrote(worker, &second, exited(1)).await?;
-    ensure!(written.job == JobState::Failed, "one attempt more, not two: {written:?}");
+    ensure!(
+        written.job == JobState::Failed,
+        "one attempt more, not two: {written:?}"
+    );
     Ok(())
 }
 

@@ -31,7 +31,11 @@ pub async fn a_reference_is_claimed_once_however_many_claim_it(world: World) -> 
         let worker = world.worker().await?;
         let mut references: Vec<_> = jobs.iter().map(next).collect();
         references.rotate_left(n * 5);
-        let claim = Claim { claim: ClaimId::new(), incarnation: worker, references };
+        let claim = Claim {
+            claim: ClaimId::new(),
+            incarnation: worker,
+            references,
+        };
         let store = world.store();
         calls.spawn(async move { (claim.references.clone(), store.claim(claim).await) });
     }
@@ -46,18 +50,31 @@ pub async fn a_reference_is_claimed_once_however_many_claim_it(world: World) -> 
         }
     }
     let unique: BTreeSet<_> = given.iter().collect();
-    ensure!(given.len() == 40 && unique.len() == 40, "{} given, {} of them different", given.len(), unique.len());
+    ensure!(
+        given.len() == 40 && unique.len() == 40,
+        "{} given, {} of them different",
+        given.len(),
+        unique.len()
+    );
     Ok(())
 }
 
 /// What is not there any more, was claimed, or is named with another attempt's number is `Gone`, each alone.
 pub async fn claims_answer_in_the_order_of_their_references(world: World) -> Result<()> {
     let worker = world.worker().await?;
-    let jobs = world.enqueue(vec![job("shop", "mail")?, job("shop", "mail")?, job("shop", "mail")?]).await?;
+    let jobs = world
+        .enqueue(vec![job("shop", "mail")?, job("shop", "mail")?, job("shop", "mail")?])
+        .await?;
     world.hold(worker, &jobs[1]).await?;
     let (line, _) = next(&jobs[0]);
-    let wrong = Reference { job: jobs[2].id, attempt: 2 };
-    let unknown = Reference { job: JobId::new(), attempt: 1 };
+    let wrong = Reference {
+        job: jobs[2].id,
+        attempt: 2,
+    };
+    let unknown = Reference {
+        job: JobId::new(),
+        attempt: 1,
+    };
     let references = vec![
         (line.clone(), unknown),
         next(&jobs[0]),
@@ -67,7 +84,10 @@ pub async fn claims_answer_in_the_order_of_their_references(world: World) -> Res
         next(&jobs[2]),
     ];
     let claimed = world.claim(worker, references).await?;
-    ensure!(summary(&claimed) == ["gone", "held", "gone", "gone", "gone", "held"], "{claimed:?}");
+    ensure!(
+        summary(&claimed) == ["gone", "held", "gone", "gone", "gone", "held"],
+        "{claimed:?}"
+    );
     Ok(())
 }
 
@@ -75,7 +95,11 @@ pub async fn claims_answer_in_the_order_of_their_references(world: World) -> Res
 pub async fn a_job_whose_line_has_changed_is_gone(world: World) -> Result<()> {
     let worker = world.worker().await?;
     let before = world.one(job("shop", "mail")?).await?;
-    world.apply(r#"{"apps": {"shop": {"command": ["true"], "executor": "process", "jobs": {"mail": {"queue": "post"}}}}}"#).await?;
+    world
+        .apply(
+            r#"{"apps": {"shop": {"command": ["true"], "executor": "process", "jobs": {"mail": {"queue": "post"}}}}}"#,
+        )
+        .await?;
     ensure!(summary(&world.claim(worker, vec![next(&before)]).await?) == ["gone"]);
     let after = world.job(before.id).await?;
     ensure!(after.line == line("post", "process")?, "{after:?}");
@@ -103,20 +127,40 @@ async fn limited(world: &World, document: &str, jobs: Vec<NewJob>) -> Result<()>
 
 /// It MUST respect `max_running` of queue …
 pub async fn a_claim_respects_max_running_of_a_queue(world: World) -> Result<()> {
-    let other = NewJob { line: line("shop", "process")?, queue_chosen: true, ..job("bank", "pay")? };
-    limited(&world, r#"{"queues": {"shop": {"max_running": 2}}}"#, vec![job("shop", "mail")?, other, job("shop", "rare")?]).await
+    let other = NewJob {
+        line: line("shop", "process")?,
+        queue_chosen: true,
+        ..job("bank", "pay")?
+    };
+    limited(
+        &world,
+        r#"{"queues": {"shop": {"max_running": 2}}}"#,
+        vec![job("shop", "mail")?, other, job("shop", "rare")?],
+    )
+    .await
 }
 
 /// … app …
 pub async fn a_claim_respects_max_running_of_an_app(world: World) -> Result<()> {
     let document = r#"{"apps": {"shop": {"max_running": 2, "command": ["true"], "executor": "process"}}}"#;
-    limited(&world, document, vec![job("shop", "mail")?, job("shop", "rare")?, job("shop", "mail")?]).await
+    limited(
+        &world,
+        document,
+        vec![job("shop", "mail")?, job("shop", "rare")?, job("shop", "mail")?],
+    )
+    .await
 }
 
 /// … and definition.
 pub async fn a_claim_respects_max_running_of_a_definition(world: World) -> Result<()> {
-    let document = r#"{"apps": {"shop": {"command": ["true"], "executor": "process", "jobs": {"mail": {"max_running": 2}}}}}"#;
-    limited(&world, document, vec![job("shop", "mail")?, job("shop", "mail")?, job("shop", "mail")?]).await
+    let document =
+        r#"{"apps": {"shop": {"command": ["true"], "executor": "process", "jobs": {"mail": {"max_running": 2}}}}}"#;
+    limited(
+        &world,
+        document,
+        vec![job("shop", "mail")?, job("shop", "mail")?, job("shop", "mail")?],
+    )
+    .await
 }
 
 /// Claims at the same time do not share a slot.
@@ -126,13 +170,20 @@ pub async fn concurrent_claims_do_not_exceed_max_running(world: World) -> Result
     let jobs = world.enqueue(jobs).await?;
     let mut calls = tokio::task::JoinSet::new();
     for some in jobs.chunks(4) {
-        let claim = Claim { claim: ClaimId::new(), incarnation: world.worker().await?, references: some.iter().map(next).collect() };
+        let claim = Claim {
+            claim: ClaimId::new(),
+            incarnation: world.worker().await?,
+            references: some.iter().map(next).collect(),
+        };
         let store = world.store();
         calls.spawn(async move { store.claim(claim).await });
     }
     let mut given = 0;
     while let Some(claimed) = calls.join_next().await {
-        given += claimed??.iter().filter(|claimed| matches!(claimed, Claimed::Held(_))).count();
+        given += claimed??
+            .iter()
+            .filter(|claimed| matches!(claimed, Claimed::Held(_)))
+            .count();
     }
     ensure!(given == 5, "{given} were given");
     Ok(())
@@ -155,19 +206,35 @@ pub async fn a_claim_freezes_the_definition(world: World) -> Result<()> {
     world.store().release(worker).await?;
     let heir = world.worker().await?;
     let adopted = world.adopt(heir).await?;
-    let same = adopted.iter().find(|adopted| adopted.id == before.id).context("not adopted")?;
-    ensure!(same.request == before.request, "an adopted attempt's request has changed");
+    let same = adopted
+        .iter()
+        .find(|adopted| adopted.id == before.id)
+        .context("not adopted")?;
+    ensure!(
+        same.request == before.request,
+        "an adopted attempt's request has changed"
+    );
     Ok(())
 }
 
 /// A one-off runs its own definition.
 pub async fn a_one_off_runs_its_own_definition(world: World) -> Result<()> {
     let worker = world.worker().await?;
-    let own = Definition { command: Some(vec!["echo".into(), "hi".into()]), ..Definition::default() };
-    let new = NewJob { definition: Some(Box::new(own.clone())), ..job("shop", "nowhere-defined")? };
+    let own = Definition {
+        command: Some(vec!["echo".into(), "hi".into()]),
+        ..Definition::default()
+    };
+    let new = NewJob {
+        definition: Some(Box::new(own.clone())),
+        ..job("shop", "nowhere-defined")?
+    };
     let stored = world.one(new).await?;
     let held = world.hold(worker, &stored).await?;
-    ensure!(held.request.definition == own && held.request.definition_version.is_none(), "{:?}", held.request);
+    ensure!(
+        held.request.definition == own && held.request.definition_version.is_none(),
+        "{:?}",
+        held.request
+    );
     Ok(())
 }
 
@@ -176,21 +243,35 @@ pub async fn a_job_without_a_definition_ends_at_its_claim(world: World) -> Resul
     let worker = world.worker().await?;
     let stored = world.one(job("shop", "unheard-of")?).await?;
     let claimed = world.claim(worker, vec![next(&stored)]).await?;
-    ensure!(matches!(claimed[0], Claimed::Ended(Reason::NoDefinition)), "{claimed:?}");
+    ensure!(
+        matches!(claimed[0], Claimed::Ended(Reason::NoDefinition)),
+        "{claimed:?}"
+    );
     let ended = world.job(stored.id).await?;
-    ensure!(ended.state == JobState::Failed && ended.reason == Some(Reason::NoDefinition) && ended.message.is_some(), "{ended:?}");
+    ensure!(
+        ended.state == JobState::Failed && ended.reason == Some(Reason::NoDefinition) && ended.message.is_some(),
+        "{ended:?}"
+    );
     Ok(())
 }
 
 /// What has expired ends, with the reason.
 pub async fn an_expired_job_ends_at_its_claim(world: World) -> Result<()> {
-    let stored = world.one(NewJob { expires_in: Some(Duration::from_secs(10)), ..job("shop", "mail")? }).await?;
+    let stored = world
+        .one(NewJob {
+            expires_in: Some(Duration::from_secs(10)),
+            ..job("shop", "mail")?
+        })
+        .await?;
     world.harness.advance(Duration::from_secs(11));
     let worker = world.worker().await?;
     let claimed = world.claim(worker, vec![next(&stored)]).await?;
     ensure!(matches!(claimed[0], Claimed::Ended(Reason::Expired)), "{claimed:?}");
     let ended = world.job(stored.id).await?;
-    ensure!(ended.state == JobState::Failed && ended.reason == Some(Reason::Expired), "{ended:?}");
+    ensure!(
+        ended.state == JobState::Failed && ended.reason == Some(Reason::Expired),
+        "{ended:?}"
+    );
     Ok(())
 }
 
@@ -199,7 +280,11 @@ pub async fn a_claim_whose_answer_was_lost_is_fetched_by_its_number(world: World
     let worker = world.worker().await?;
     let jobs = world.enqueue(vec![job("shop", "mail")?, job("shop", "mail")?]).await?;
     let claim = ClaimId::new();
-    let request = Claim { claim, incarnation: worker, references: jobs.iter().map(next).collect() };
+    let request = Claim {
+        claim,
+        incarnation: worker,
+        references: jobs.iter().map(next).collect(),
+    };
     let store = world.store();
     // Sent, and given up before the answer.
     let mut call = Box::pin(store.claim(request));
@@ -220,7 +305,11 @@ pub async fn a_claim_without_a_lease_takes_nothing(world: World) -> Result<()> {
     let worker = world.worker().await?;
     let stored: JobRecord = world.one(keyed("k", 1)?).await?;
     world.store().release(worker).await?;
-    let claim = Claim { claim: ClaimId::new(), incarnation: worker, references: vec![next(&stored)] };
+    let claim = Claim {
+        claim: ClaimId::new(),
+        incarnation: worker,
+        references: vec![next(&stored)],
+    };
     ensure!(kind(&world.store().claim(claim).await) == Some(ErrorKind::Fenced));
     ensure!(world.job(stored.id).await?.state == JobState::Queued);
     Ok(())

@@ -22,7 +22,13 @@ pub async fn enqueue_answers_in_the_order_of_its_jobs(world: World) -> Result<()
 
 /// … and only once they are durable.
 pub async fn what_was_accepted_is_there_after_a_restart(mut world: World) -> Result<()> {
-    let before = world.one(NewJob { priority: 7, when: When::In(Duration::from_secs(60)), ..keyed("k", 1)? }).await?;
+    let before = world
+        .one(NewJob {
+            priority: 7,
+            when: When::In(Duration::from_secs(60)),
+            ..keyed("k", 1)?
+        })
+        .await?;
     world.harness.reopen().await?;
     let after = world.job(before.id).await?;
     ensure!(after == before, "{before:?} became {after:?}");
@@ -68,7 +74,13 @@ pub async fn an_atomic_batch_with_a_bad_item_stores_nothing(world: World) -> Res
 pub async fn a_known_key_answers_with_its_first_job(mut world: World) -> Result<()> {
     let first = world.one(keyed("k", 1)?).await?;
     world.harness.reopen().await?;
-    let answers = world.store().enqueue(Enqueue { jobs: vec![keyed("k", 1)?, keyed("k", 1)?], atomic: false }).await?;
+    let answers = world
+        .store()
+        .enqueue(Enqueue {
+            jobs: vec![keyed("k", 1)?, keyed("k", 1)?],
+            atomic: false,
+        })
+        .await?;
     for answer in answers {
         let answer = answer?;
         ensure!(answer.replayed && answer.job.id == first.id, "{answer:?}");
@@ -80,7 +92,11 @@ pub async fn a_known_key_answers_with_its_first_job(mut world: World) -> Result<
 pub async fn a_key_twice_in_a_batch_makes_one_job(world: World) -> Result<()> {
     let jobs = vec![keyed("k", 1)?, keyed("k", 1)?, keyed("k", 2)?];
     let first = jobs[0].id;
-    let mut answers = world.store().enqueue(Enqueue { jobs, atomic: false }).await?.into_iter();
+    let mut answers = world
+        .store()
+        .enqueue(Enqueue { jobs, atomic: false })
+        .await?
+        .into_iter();
     let (one, two) = (answers.next().context("one")??, answers.next().context("two")??);
     ensure!(!one.replayed && two.replayed && two.job.id == first, "{one:?} {two:?}");
     ensure!(kind(&answers.next().context("three")?) == Some(ErrorKind::KeyReused));
@@ -90,7 +106,13 @@ pub async fn a_key_twice_in_a_batch_makes_one_job(world: World) -> Result<()> {
 /// … with another request it MUST be `KeyReused`.
 pub async fn a_known_key_with_another_request_is_refused(world: World) -> Result<()> {
     world.one(keyed("k", 1)?).await?;
-    let answers = world.store().enqueue(Enqueue { jobs: vec![keyed("k", 2)?], atomic: false }).await?;
+    let answers = world
+        .store()
+        .enqueue(Enqueue {
+            jobs: vec![keyed("k", 2)?],
+            atomic: false,
+        })
+        .await?;
     ensure!(kind(&answers[0]) == Some(ErrorKind::KeyReused), "{answers:?}");
     Ok(())
 }
@@ -98,7 +120,10 @@ pub async fn a_known_key_with_another_request_is_refused(world: World) -> Result
 /// PROTOCOL I3: keys are unique per app.
 pub async fn a_key_of_another_app_is_another_key(world: World) -> Result<()> {
     let first = world.one(keyed("k", 1)?).await?;
-    let other = NewJob { key: keyed("k", 2)?.key, ..job("bank", "pay")? };
+    let other = NewJob {
+        key: keyed("k", 2)?.key,
+        ..job("bank", "pay")?
+    };
     ensure!(world.one(other).await?.id != first.id);
     Ok(())
 }
@@ -108,7 +133,14 @@ pub async fn a_thousand_concurrent_enqueues_with_one_key_make_one_job(world: Wor
     let mut calls = tokio::task::JoinSet::new();
     for _ in 0..1000 {
         let (store, job) = (world.store(), keyed("one", 1)?);
-        calls.spawn(async move { store.enqueue(Enqueue { jobs: vec![job], atomic: false }).await });
+        calls.spawn(async move {
+            store
+                .enqueue(Enqueue {
+                    jobs: vec![job],
+                    atomic: false,
+                })
+                .await
+        });
     }
     let (mut made, mut ids) = (0, BTreeSet::new());
     while let Some(answer) = calls.join_next().await {
@@ -116,7 +148,11 @@ pub async fn a_thousand_concurrent_enqueues_with_one_key_make_one_job(world: Wor
         made += usize::from(!answer.replayed);
         ids.insert(answer.job.id);
     }
-    ensure!(made == 1 && ids.len() == 1, "{made} jobs were made, {} ids answered", ids.len());
+    ensure!(
+        made == 1 && ids.len() == 1,
+        "{made} jobs were made, {} ids answered",
+        ids.len()
+    );
     let counts = world.store().queue_counts().await?;
     ensure!(counts.iter().map(|line| line.queued).sum::<u64>() == 1, "{counts:?}");
     Ok(())
@@ -127,11 +163,24 @@ pub async fn concurrent_callers_get_their_own_answers(world: World) -> Result<()
     world.one(keyed("taken", 1)?).await?;
     let mut calls = tokio::task::JoinSet::new();
     for n in 0..300 {
-        let job = if n % 10 == 0 { keyed("taken", 2)? } else { job("shop", "mail")? };
+        let job = if n % 10 == 0 {
+            keyed("taken", 2)?
+        } else {
+            job("shop", "mail")?
+        };
         let store = world.store();
         calls.spawn(async move {
             let id = job.id;
-            (n, id, store.enqueue(Enqueue { jobs: vec![job], atomic: n % 3 == 0 }).await)
+            (
+                n,
+                id,
+                store
+                    .enqueue(Enqueue {
+                        jobs: vec![job],
+                        atomic: n % 3 == 0,
+                    })
+                    .await,
+            )
         });
     }
     while let Some(done) = calls.join_next().await {
@@ -152,8 +201,17 @@ pub async fn an_id_sent_again_is_stored_once(world: World) -> Result<()> {
     let again = job.clone();
     let id = job.id;
     world.one(job).await?;
-    let answers = world.store().enqueue(Enqueue { jobs: vec![again], atomic: false }).await?;
-    ensure!(matches!(&answers[0], Ok(answer) if answer.replayed && answer.job.id == id), "{answers:?}");
+    let answers = world
+        .store()
+        .enqueue(Enqueue {
+            jobs: vec![again],
+            atomic: false,
+        })
+        .await?;
+    ensure!(
+        matches!(&answers[0], Ok(answer) if answer.replayed && answer.job.id == id),
+        "{answers:?}"
+    );
     Ok(())
 }
 
@@ -172,7 +230,11 @@ pub async fn an_enqueue_whose_caller_went_away_is_whole_or_not_there(world: Worl
     for id in &ids {
         there += usize::from(world.store().job(*id).await.is_ok());
     }
-    ensure!(there == 0 || there == ids.len(), "{there} of {} jobs are there", ids.len());
+    ensure!(
+        there == 0 || there == ids.len(),
+        "{there} of {} jobs are there",
+        ids.len()
+    );
     Ok(())
 }
 
@@ -194,15 +256,24 @@ pub async fn a_payload_comes_back_as_the_bytes_that_went_in(mut world: World) ->
     let mut jobs = Vec::new();
     for payload in payloads {
         let payload = Payload::new(Bytes::copy_from_slice(payload.as_bytes()), 1 << 20, 128)?;
-        jobs.push(NewJob { payload, ..job("shop", "mail")? });
+        jobs.push(NewJob {
+            payload,
+            ..job("shop", "mail")?
+        });
     }
     let stored = world.enqueue(jobs).await?;
     world.harness.reopen().await?;
     let worker = world.worker().await?;
     for (stored, payload) in stored.iter().zip(payloads) {
-        ensure!(world.store().job(stored.id).await?.payload.bytes() == payload.as_bytes(), "{payload:.60} changed");
+        ensure!(
+            world.store().job(stored.id).await?.payload.bytes() == payload.as_bytes(),
+            "{payload:.60} changed"
+        );
         let held = world.hold(worker, stored).await?;
-        ensure!(held.payload.bytes() == payload.as_bytes(), "{payload:.60} changed on its way to the worker");
+        ensure!(
+            held.payload.bytes() == payload.as_bytes(),
+            "{payload:.60} changed on its way to the worker"
+        );
     }
     Ok(())
 }
@@ -212,7 +283,10 @@ pub async fn ten_thousand_jobs_go_in_at_once(world: World) -> Result<()> {
     let jobs = (0..10_000).map(|_| job("shop", "mail")).collect::<Result<Vec<_>>>()?;
     ensure!(world.enqueue(jobs).await?.len() == 10_000);
     let counts = world.store().queue_counts().await?;
-    ensure!(counts.iter().map(|line| line.queued).sum::<u64>() == 10_000, "{counts:?}");
+    ensure!(
+        counts.iter().map(|line| line.queued).sum::<u64>() == 10_000,
+        "{counts:?}"
+    );
     Ok(())
 }
 
@@ -222,7 +296,10 @@ pub async fn an_enqueue_hints_at_its_line(world: World) -> Result<()> {
     use robata_core::store::Hint;
     let mut hints = world.store().hints();
     let job = world.one(job("shop", "mail")?).await?;
-    let delayed = NewJob { when: When::In(Duration::from_secs(60)), ..super::world::job("shop", "mail")? };
+    let delayed = NewJob {
+        when: When::In(Duration::from_secs(60)),
+        ..super::world::job("shop", "mail")?
+    };
     world.one(delayed).await?;
     let (mut line, mut due) = (false, false);
     while !(line && due) {

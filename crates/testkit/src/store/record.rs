@@ -13,7 +13,11 @@ use robata_core::{
 use super::world::{World, exited, kind, sealed};
 
 fn prepared(handle: &str) -> AttemptChange {
-    AttemptChange::Prepared { realm: RealmId("here".into()), handle: Handle(handle.into()), image_digest: Some("sha256:1".into()) }
+    AttemptChange::Prepared {
+        realm: RealmId("here".into()),
+        handle: Handle(handle.into()),
+        image_digest: Some("sha256:1".into()),
+    }
 }
 
 fn ended(end: End) -> AttemptChange {
@@ -27,7 +31,12 @@ pub async fn an_attempt_goes_its_way_and_is_told(world: World) -> Result<()> {
     let pulling = AttemptChange::Waiting(Some((WaitingReason::Pulling, "layer 3 of 7".into())));
     world.wrote(worker, &held, pulling).await?;
     let waiting = world.job(held.id.job).await?.waiting;
-    ensure!(waiting.as_ref().is_some_and(|w| w.reason == WaitingReason::Pulling && w.message.as_deref() == Some("layer 3 of 7")), "{waiting:?}");
+    ensure!(
+        waiting
+            .as_ref()
+            .is_some_and(|w| w.reason == WaitingReason::Pulling && w.message.as_deref() == Some("layer 3 of 7")),
+        "{waiting:?}"
+    );
     world.wrote(worker, &held, AttemptChange::Waiting(None)).await?;
     ensure!(world.job(held.id.job).await?.waiting.is_none());
     world.wrote(worker, &held, prepared("c1")).await?;
@@ -40,17 +49,38 @@ pub async fn an_attempt_goes_its_way_and_is_told(world: World) -> Result<()> {
         ..Outcome::new(End::Exited(3))
     };
     let written = world.wrote(worker, &held, AttemptChange::Ended(outcome)).await?;
-    ensure!((written.state, written.job) == (AttemptState::Failed, JobState::Scheduled), "{written:?}");
+    ensure!(
+        (written.state, written.job) == (AttemptState::Failed, JobState::Scheduled),
+        "{written:?}"
+    );
     world.wrote(worker, &held, sealed()).await?;
     let attempt = world.store().attempt(held.id).await?;
-    ensure!(attempt.reason == Some(Reason::ExitCode) && attempt.exit_code == Some(3) && attempt.counted == Some(true), "{attempt:?}");
+    ensure!(
+        attempt.reason == Some(Reason::ExitCode) && attempt.exit_code == Some(3) && attempt.counted == Some(true),
+        "{attempt:?}"
+    );
     ensure!(attempt.handle == Some(Handle("c1".into())) && attempt.image_digest.as_deref() == Some("sha256:1"));
-    ensure!(attempt.started_at == Some(at) && attempt.finished_at == Some(at.plus(Duration::from_secs(2))), "{attempt:?}");
-    ensure!(attempt.finalised && attempt.log.state == LogState::Complete && attempt.log.bytes == 3, "{attempt:?}");
+    ensure!(
+        attempt.started_at == Some(at) && attempt.finished_at == Some(at.plus(Duration::from_secs(2))),
+        "{attempt:?}"
+    );
+    ensure!(
+        attempt.finalised && attempt.log.state == LogState::Complete && attempt.log.bytes == 3,
+        "{attempt:?}"
+    );
     ensure!(attempt.message.as_deref() == Some("exit status 3") && attempt.detail.as_deref() == Some("Exited"));
     let detail = world.store().job(held.id.job).await?;
-    ensure!(detail.attempts == [attempt] && detail.job.reason == Some(Reason::ExitCode), "{detail:?}");
-    ensure!(detail.job.waiting.as_ref().is_some_and(|w| w.reason == WaitingReason::Backoff));
+    ensure!(
+        detail.attempts == [attempt] && detail.job.reason == Some(Reason::ExitCode),
+        "{detail:?}"
+    );
+    ensure!(
+        detail
+            .job
+            .waiting
+            .as_ref()
+            .is_some_and(|w| w.reason == WaitingReason::Backoff)
+    );
     Ok(())
 }
 
@@ -71,8 +101,14 @@ pub async fn a_write_with_an_old_epoch_is_fenced_alone(world: World) -> Result<(
         incarnation: heir,
         change: exited(0),
     };
-    let answers = world.store().record(vec![write(&held, held.epoch), write(&other, other.epoch)]).await?;
-    ensure!(kind(&answers[0]) == Some(ErrorKind::Fenced) && answers[1].is_ok(), "{answers:?}");
+    let answers = world
+        .store()
+        .record(vec![write(&held, held.epoch), write(&other, other.epoch)])
+        .await?;
+    ensure!(
+        kind(&answers[0]) == Some(ErrorKind::Fenced) && answers[1].is_ok(),
+        "{answers:?}"
+    );
     ensure!(world.job(held.id.job).await?.state == JobState::Running);
     ensure!(world.wrote(heir, &adopted[0], exited(0)).await?.job == JobState::Succeeded);
     Ok(())
@@ -82,13 +118,36 @@ pub async fn a_write_with_an_old_epoch_is_fenced_alone(world: World) -> Result<(
 pub async fn a_move_outside_the_table_is_a_conflict_alone(world: World) -> Result<()> {
     let worker = world.worker().await?;
     let held = world.running(worker, "mail").await?;
-    ensure!(kind(&world.write(worker, &held, sealed()).await?) == Some(ErrorKind::Conflict), "finalised before its end");
-    world.wrote(worker, &held, AttemptChange::Started { at: Timestamp::from_millis(1) }).await?;
+    ensure!(
+        kind(&world.write(worker, &held, sealed()).await?) == Some(ErrorKind::Conflict),
+        "finalised before its end"
+    );
+    world
+        .wrote(
+            worker,
+            &held,
+            AttemptChange::Started {
+                at: Timestamp::from_millis(1),
+            },
+        )
+        .await?;
     let never = ended(End::NeverRan(NeverRan::StartRefused));
-    ensure!(kind(&world.write(worker, &held, never).await?) == Some(ErrorKind::Conflict), "what ran never ran");
+    ensure!(
+        kind(&world.write(worker, &held, never).await?) == Some(ErrorKind::Conflict),
+        "what ran never ran"
+    );
     world.wrote(worker, &held, exited(0)).await?;
-    for change in [AttemptChange::Started { at: Timestamp::from_millis(1) }, AttemptChange::Stopping(StopCause::Timeout), prepared("c9")] {
-        ensure!(kind(&world.write(worker, &held, change.clone()).await?) == Some(ErrorKind::Conflict), "{change:?} after the end");
+    for change in [
+        AttemptChange::Started {
+            at: Timestamp::from_millis(1),
+        },
+        AttemptChange::Stopping(StopCause::Timeout),
+        prepared("c9"),
+    ] {
+        ensure!(
+            kind(&world.write(worker, &held, change.clone()).await?) == Some(ErrorKind::Conflict),
+            "{change:?} after the end"
+        );
     }
     ensure!(world.job(held.id.job).await?.state == JobState::Succeeded);
     Ok(())
@@ -100,7 +159,10 @@ pub async fn an_end_sent_again_answers_well(world: World) -> Result<()> {
     let held = world.running(worker, "resize").await?;
     for _ in 0..3 {
         let written = world.wrote(worker, &held, exited(1)).await?;
-        ensure!((written.state, written.job) == (AttemptState::Failed, JobState::Scheduled), "{written:?}");
+        ensure!(
+            (written.state, written.job) == (AttemptState::Failed, JobState::Scheduled),
+            "{written:?}"
+        );
     }
     for _ in 0..3 {
         world.wrote(worker, &held, sealed()).await?;
@@ -138,7 +200,10 @@ pub async fn what_the_platform_caused_is_not_the_jobs(world: World) -> Result<()
     for n in 1..=6_u32 {
         let written = world.wrote(worker, &held, ended(End::EngineFault)).await?;
         let attempt = world.store().attempt(held.id).await?;
-        ensure!(attempt.reason == Some(Reason::Platform) && attempt.counted == Some(false), "{attempt:?}");
+        ensure!(
+            attempt.reason == Some(Reason::Platform) && attempt.counted == Some(false),
+            "{attempt:?}"
+        );
         let bound = if n <= 5 { JobState::Queued } else { JobState::Failed };
         ensure!(written.job == bound, "after {n}: {written:?}");
         if n <= 5 {
@@ -161,7 +226,11 @@ pub async fn what_was_never_set_going_uses_up_neither_budget(world: World) -> Re
     }
     ensure!(world.wrote(worker, &held, never()).await?.job == JobState::Failed);
     let detail = world.store().job(held.id.job).await?;
-    ensure!(detail.attempts.iter().all(|attempt| attempt.counted == Some(false)), "{:?}", detail.attempts);
+    ensure!(
+        detail.attempts.iter().all(|attempt| attempt.counted == Some(false)),
+        "{:?}",
+        detail.attempts
+    );
     Ok(())
 }
 
@@ -170,7 +239,11 @@ pub async fn a_job_has_its_own_attempts_and_no_more(world: World) -> Result<()> 
     let worker = world.worker().await?;
     let mut held = world.running(worker, "resize").await?;
     for (n, left) in [(1, "2"), (2, "1"), (3, "0")] {
-        ensure!(held.id.number == n && held.request.env["ROBATA_ATTEMPTS_LEFT"] == left, "{:?}", held.request.env);
+        ensure!(
+            held.id.number == n && held.request.env["ROBATA_ATTEMPTS_LEFT"] == left,
+            "{:?}",
+            held.request.env
+        );
         let written = world.wrote(worker, &held, exited(1)).await?;
         if n == 3 {
             ensure!(written.job == JobState::Failed, "{written:?}");

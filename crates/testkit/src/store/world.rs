@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, sync::Arc, time::Duration};
 use anyhow::{Context, Result, bail, ensure};
 use async_trait::async_trait;
 use robata_core::{
-    AttemptState, ClaimId, Error, ErrorKind, ExecutorName, IncarnationId, JobId, JobState, Payload,
+    AttemptState, ClaimId, Error, ErrorKind, IncarnationId, JobId, JobState, Payload,
     attempt::{AttemptChange, AttemptWrite, Claim, Claimed, HeldAttempt, LogState, LogSummary, Written},
     definition::{Catalog, Document},
     executor::RealmId,
@@ -55,7 +55,10 @@ where
 }
 
 pub(crate) fn line(queue: &str, executor: &str) -> Result<Line> {
-    Ok(Line { queue: name(queue)?, executor: name(executor)? })
+    Ok(Line {
+        queue: name(queue)?,
+        executor: name(executor)?,
+    })
 }
 
 /// A job of the app, due now.
@@ -81,14 +84,20 @@ pub(crate) fn job(app: &str, job: &str) -> Result<NewJob> {
 
 pub(crate) fn keyed(key: &str, request: u8) -> Result<NewJob> {
     Ok(NewJob {
-        key: Some(Key { key: key.to_owned(), request: [request; 32] }),
+        key: Some(Key {
+            key: key.to_owned(),
+            request: [request; 32],
+        }),
         ..job("shop", "mail")?
     })
 }
 
 pub(crate) fn labelled(key: &str, value: &str) -> Result<NewJob> {
     let labels = [(key.to_owned(), value.to_owned())].into();
-    Ok(NewJob { labels, ..job("shop", "mail")? })
+    Ok(NewJob {
+        labels,
+        ..job("shop", "mail")?
+    })
 }
 
 pub(crate) fn kind<T: std::fmt::Debug>(result: &Result<T, Error>) -> Option<ErrorKind> {
@@ -97,7 +106,13 @@ pub(crate) fn kind<T: std::fmt::Debug>(result: &Result<T, Error>) -> Option<Erro
 
 /// The reference that a job's next attempt has.
 pub(crate) fn next(job: &JobRecord) -> (Line, Reference) {
-    (job.line.clone(), Reference { job: job.id, attempt: job.attempt + 1 })
+    (
+        job.line.clone(),
+        Reference {
+            job: job.id,
+            attempt: job.attempt + 1,
+        },
+    )
 }
 
 pub(crate) fn exited(code: i32) -> AttemptChange {
@@ -105,7 +120,11 @@ pub(crate) fn exited(code: i32) -> AttemptChange {
 }
 
 pub(crate) fn sealed() -> AttemptChange {
-    AttemptChange::Finalised(LogSummary { state: LogState::Complete, reason: None, bytes: 3 })
+    AttemptChange::Finalised(LogSummary {
+        state: LogState::Complete,
+        reason: None,
+        bytes: 3,
+    })
 }
 
 pub(crate) fn held(claimed: Claimed) -> Result<HeldAttempt> {
@@ -118,7 +137,9 @@ pub(crate) fn held(claimed: Claimed) -> Result<HeldAttempt> {
 impl World {
     /// A new store's world.
     pub async fn new(harness: impl Harness + 'static) -> Result<Self> {
-        let world = Self { harness: Box::new(harness) };
+        let world = Self {
+            harness: Box::new(harness),
+        };
         world.apply(CATALOG).await?;
         Ok(world)
     }
@@ -129,10 +150,16 @@ impl World {
 
     /// Applies a definitions document.
     pub(crate) async fn apply(&self, document: &str) -> Result<Catalog> {
-        let document = Document::read(&serde_json::from_str(document)?).map_err(|problems| anyhow::anyhow!("{problems:?}"))?;
+        let document =
+            Document::read(&serde_json::from_str(document)?).map_err(|problems| anyhow::anyhow!("{problems:?}"))?;
         let catalog = self.store().catalog().await?;
-        let plan = catalog.plan(&document, false, &[]).map_err(|problems| anyhow::anyhow!("{problems:?}"))?;
-        Ok(self.store().change_catalog(catalog.revision, plan.writes, "suite").await?)
+        let plan = catalog
+            .plan(&document, false, &[])
+            .map_err(|problems| anyhow::anyhow!("{problems:?}"))?;
+        Ok(self
+            .store()
+            .change_catalog(catalog.revision, plan.writes, "suite")
+            .await?)
     }
 
     /// Enqueues jobs, all of which must be taken.
@@ -152,7 +179,10 @@ impl World {
 
     pub(crate) async fn worker_with(&self, executor: &str) -> Result<IncarnationId> {
         let incarnation = IncarnationId::new();
-        let own = WorkerExecutor { realm: Some(RealmId("here".into())), slots: 8 };
+        let own = WorkerExecutor {
+            realm: Some(RealmId("here".into())),
+            slots: 8,
+        };
         let request = Register {
             incarnation,
             host: "suite".into(),
@@ -163,14 +193,27 @@ impl World {
         Ok(incarnation)
     }
 
-    pub(crate) async fn claim(&self, incarnation: IncarnationId, references: Vec<(Line, Reference)>) -> Result<Vec<Claimed>> {
-        let claim = Claim { claim: ClaimId::new(), incarnation, references };
+    pub(crate) async fn claim(
+        &self,
+        incarnation: IncarnationId,
+        references: Vec<(Line, Reference)>,
+    ) -> Result<Vec<Claimed>> {
+        let claim = Claim {
+            claim: ClaimId::new(),
+            incarnation,
+            references,
+        };
         Ok(self.store().claim(claim).await?)
     }
 
     /// Claims one job, which must be given.
     pub(crate) async fn hold(&self, incarnation: IncarnationId, job: &JobRecord) -> Result<HeldAttempt> {
-        held(self.claim(incarnation, vec![next(job)]).await?.pop().context("no answer")?)
+        held(
+            self.claim(incarnation, vec![next(job)])
+                .await?
+                .pop()
+                .context("no answer")?,
+        )
     }
 
     /// Enqueues and claims a job of the app `shop`.
@@ -180,13 +223,28 @@ impl World {
     }
 
     /// Writes one thing about an attempt.
-    pub(crate) async fn write(&self, incarnation: IncarnationId, held: &HeldAttempt, change: AttemptChange) -> Result<Result<Written, Error>> {
-        let write = AttemptWrite { attempt: held.id, epoch: held.epoch, incarnation, change };
+    pub(crate) async fn write(
+        &self,
+        incarnation: IncarnationId,
+        held: &HeldAttempt,
+        change: AttemptChange,
+    ) -> Result<Result<Written, Error>> {
+        let write = AttemptWrite {
+            attempt: held.id,
+            epoch: held.epoch,
+            incarnation,
+            change,
+        };
         self.store().record(vec![write]).await?.pop().context("no answer")
     }
 
     /// Writes what must be taken.
-    pub(crate) async fn wrote(&self, incarnation: IncarnationId, held: &HeldAttempt, change: AttemptChange) -> Result<Written> {
+    pub(crate) async fn wrote(
+        &self,
+        incarnation: IncarnationId,
+        held: &HeldAttempt,
+        change: AttemptChange,
+    ) -> Result<Written> {
         Ok(self.write(incarnation, held, change).await??)
     }
 
@@ -194,7 +252,10 @@ impl World {
     pub(crate) async fn failed(&self, incarnation: IncarnationId) -> Result<HeldAttempt> {
         let held = self.running(incarnation, "mail").await?;
         let written = self.wrote(incarnation, &held, exited(1)).await?;
-        ensure!((written.state, written.job) == (AttemptState::Failed, JobState::Failed), "{written:?}");
+        ensure!(
+            (written.state, written.job) == (AttemptState::Failed, JobState::Failed),
+            "{written:?}"
+        );
         Ok(held)
     }
 

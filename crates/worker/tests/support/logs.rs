@@ -13,9 +13,9 @@ use robata_testkit::engine::Faults;
 
 /// A log store behind faults.
 #[derive(Debug)]
-pub struct FaultyLogs {
-    pub logs: Arc<dyn LogStore>,
-    pub faults: Arc<Faults>,
+pub(crate) struct FaultyLogs {
+    pub(crate) logs: Arc<dyn LogStore>,
+    pub(crate) faults: Arc<Faults>,
 }
 
 #[async_trait]

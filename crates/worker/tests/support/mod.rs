@@ -13,7 +13,7 @@ use std::{collections::BTreeMap, sync::Arc, time::Duration};
 use anyhow::{Context, Result, ensure};
 use futures::StreamExt;
 use robata_core::{
-    AppName, AttemptId, ExecutorName, JobId, JobName, JobState, QueueName, Reason,
+    AppName, AttemptId, ExecutorName, JobId, JobName, JobState, QueueName, Reason, WaitingReason,
     attempt::{AttemptRecord, LogState},
     definition::{CatalogWrite, Definition, QueueSettings},
     executor::Stream,
@@ -38,23 +38,23 @@ use tokio_util::sync::CancellationToken;
 use self::{logs::FaultyLogs, store::FaultyStore};
 
 /// No state that a test waits for may take longer.
-pub const STATE: Duration = Duration::from_secs(25);
+pub(crate) const STATE: Duration = Duration::from_secs(25);
 
 /// The platform.
-pub struct Rig {
-    pub store: SqliteStore,
-    pub queue: MemoryQueue,
-    pub logs: Logs,
-    pub engine: ScriptedEngine,
-    pub clock: Arc<OffsetClock>,
+pub(crate) struct Rig {
+    pub(crate) store: SqliteStore,
+    pub(crate) queue: MemoryQueue,
+    pub(crate) logs: Logs,
+    pub(crate) engine: ScriptedEngine,
+    pub(crate) clock: Arc<OffsetClock>,
     scheduler: CancellationToken,
     _folder: tempfile::TempDir,
 }
 
 /// A worker that runs.
-pub struct Running {
-    pub name: String,
-    pub faults: Arc<Faults>,
+pub(crate) struct Running {
+    pub(crate) name: String,
+    pub(crate) faults: Arc<Faults>,
     stop: CancellationToken,
     left: Option<oneshot::Receiver<Left>>,
     runtime: Option<Runtime>,
@@ -72,15 +72,15 @@ impl Drop for Rig {
     }
 }
 
-pub fn app() -> AppName {
+pub(crate) fn app() -> AppName {
     AppName::new("shop").unwrap()
 }
 
-pub fn executor() -> ExecutorName {
+pub(crate) fn executor() -> ExecutorName {
     ExecutorName::new("scripted").unwrap()
 }
 
-pub fn line() -> Line {
+pub(crate) fn line() -> Line {
     Line {
         queue: QueueName::from(app()),
         executor: executor(),
@@ -88,7 +88,7 @@ pub fn line() -> Line {
 }
 
 /// What runs these words of the scripted engine.
-pub fn runs(words: &[&str]) -> Definition {
+pub(crate) fn runs(words: &[&str]) -> Definition {
     Definition {
         command: command(words),
         executor: Some(executor()),
@@ -98,7 +98,7 @@ pub fn runs(words: &[&str]) -> Definition {
 }
 
 /// A policy of so many attempts, with hardly any time between them.
-pub fn attempts(max_attempts: u32) -> RetryPolicy {
+pub(crate) fn attempts(max_attempts: u32) -> RetryPolicy {
     RetryPolicy {
         max_attempts,
         base: Duration::from_millis(20),
@@ -110,12 +110,12 @@ pub fn attempts(max_attempts: u32) -> RetryPolicy {
 
 impl Rig {
     /// A platform with these definitions, a scheduler, and no worker.
-    pub async fn new(definitions: &[(&str, Definition)]) -> Result<Self> {
+    pub(crate) async fn new(definitions: &[(&str, Definition)]) -> Result<Self> {
         Self::with_queue(definitions, None).await
     }
 
     /// The same with a `max_running` of the queue.
-    pub async fn with_queue(definitions: &[(&str, Definition)], max_running: Option<u32>) -> Result<Self> {
+    pub(crate) async fn with_queue(definitions: &[(&str, Definition)], max_running: Option<u32>) -> Result<Self> {
         // With RUST_LOG a failing test tells what the worker did. A second test of the process finds it set already.
         let _ = tracing_subscriber::fmt()
             .with_env_filter(tracing_subscriber::EnvFilter::from_default_env())
@@ -162,12 +162,12 @@ impl Rig {
     }
 
     /// Begins a worker with 4 slots.
-    pub fn worker(&self, name: &str) -> Result<Running> {
+    pub(crate) fn worker(&self, name: &str) -> Result<Running> {
         self.worker_with(name, |_, _| {})
     }
 
     /// Begins a worker with other settings, or with faults from its first call on.
-    pub fn worker_with(&self, name: &str, set: impl FnOnce(&mut WorkerConfig, &Faults)) -> Result<Running> {
+    pub(crate) fn worker_with(&self, name: &str, set: impl FnOnce(&mut WorkerConfig, &Faults)) -> Result<Running> {
         let faults = Arc::new(Faults::default());
         let mut config = WorkerConfig::default();
         config.host = name.to_owned();
@@ -205,12 +205,12 @@ impl Rig {
     }
 
     /// Enqueues a job.
-    pub async fn enqueue(&self, name: &str) -> Result<JobId> {
+    pub(crate) async fn enqueue(&self, name: &str) -> Result<JobId> {
         self.enqueue_with(name, |_| {}).await
     }
 
     /// Enqueues a job with other settings.
-    pub async fn enqueue_with(&self, name: &str, set: impl FnOnce(&mut NewJob)) -> Result<JobId> {
+    pub(crate) async fn enqueue_with(&self, name: &str, set: impl FnOnce(&mut NewJob)) -> Result<JobId> {
         let name = JobName::new(name)?;
         let catalog = self.store.catalog().await?;
         let entry = catalog.job(&app(), &name).context("no such definition")?;
@@ -240,22 +240,22 @@ impl Rig {
         Ok(stored.remove(0)?.job.id)
     }
 
-    pub async fn cancel(&self, job: JobId) -> Result<Acted> {
+    pub(crate) async fn cancel(&self, job: JobId) -> Result<Acted> {
         let by = "test".to_owned();
         Ok(self.store.cancel(Cancel { job, by }).await?)
     }
 
-    pub async fn retry(&self, job: JobId) -> Result<Acted> {
+    pub(crate) async fn retry(&self, job: JobId) -> Result<Acted> {
         let by = "test".to_owned();
         Ok(self.store.retry(RetryByHand { job, by }).await?)
     }
 
-    pub async fn job(&self, job: JobId) -> Result<JobDetail> {
+    pub(crate) async fn job(&self, job: JobId) -> Result<JobDetail> {
         Ok(self.store.job(job).await?)
     }
 
     /// Waits for a state of a job; a failure tells how it stood.
-    pub async fn until(&self, job: JobId, what: &str, mut holds: impl FnMut(&JobDetail) -> bool) -> Result<JobDetail> {
+    pub(crate) async fn until(&self, job: JobId, what: &str, mut holds: impl FnMut(&JobDetail) -> bool) -> Result<JobDetail> {
         let deadline = tokio::time::Instant::now() + STATE;
         let mut ticks = tokio::time::interval(Duration::from_millis(10));
         loop {
@@ -273,13 +273,22 @@ impl Rig {
         }
     }
 
+    /// Waits until a job tells that it waits for this reason.
+    pub(crate) async fn waits(&self, job: JobId, reason: WaitingReason) -> Result<JobDetail> {
+        self.until(job, &format!("it waits: {reason}"), |detail| {
+            let waiting = detail.job.waiting.as_ref();
+            waiting.is_some_and(|waiting| waiting.reason == reason)
+        })
+        .await
+    }
+
     /// Waits until a job has ended.
-    pub async fn ended(&self, job: JobId) -> Result<JobDetail> {
+    pub(crate) async fn ended(&self, job: JobId) -> Result<JobDetail> {
         self.until(job, "it ends", |detail| detail.job.state.is_ended()).await
     }
 
     /// Waits until a job has ended so, and all of its attempts are finalised.
-    pub async fn finalised(&self, job: JobId) -> Result<JobDetail> {
+    pub(crate) async fn finalised(&self, job: JobId) -> Result<JobDetail> {
         self.until(job, "it ends and is finalised", |detail| {
             detail.job.state.is_ended() && detail.attempts.iter().all(|attempt| attempt.finalised)
         })
@@ -287,7 +296,7 @@ impl Rig {
     }
 
     /// Waits until a job's attempt runs in the engine and is recorded so.
-    pub async fn running(&self, job: JobId) -> Result<AttemptId> {
+    pub(crate) async fn running(&self, job: JobId) -> Result<AttemptId> {
         let detail = self
             .until(job, "its attempt runs", |detail| {
                 let last = detail.attempts.last();
@@ -298,7 +307,7 @@ impl Rig {
     }
 
     /// Waits for anything else.
-    pub async fn eventually(&self, what: &str, mut holds: impl FnMut() -> bool) -> Result<()> {
+    pub(crate) async fn eventually(&self, what: &str, mut holds: impl FnMut() -> bool) -> Result<()> {
         case::until(what, STATE, || {
             let holds = holds();
             async move { Ok(holds.then_some(())) }
@@ -307,7 +316,7 @@ impl Rig {
     }
 
     /// What an attempt printed, as the log store keeps it.
-    pub async fn printed(&self, attempt: AttemptId, stream: Stream) -> Result<String> {
+    pub(crate) async fn printed(&self, attempt: AttemptId, stream: Stream) -> Result<String> {
         let read = Read {
             attempt,
             stream: Some(stream),
@@ -327,7 +336,7 @@ impl Rig {
     }
 
     /// Ends a worker's lease in the store, whatever the worker believes: what `judge` does with a lease that expired.
-    pub async fn end_lease(&self, worker: &str) -> Result<()> {
+    pub(crate) async fn end_lease(&self, worker: &str) -> Result<()> {
         let workers = self.store.workers().await?;
         let live = workers
             .iter()
@@ -339,7 +348,7 @@ impl Rig {
     }
 
     /// Lets so much time pass for the store that every lease that is not renewed expires, while masters keep their marks.
-    pub async fn let_leases_expire(&self) -> Result<()> {
+    pub(crate) async fn let_leases_expire(&self) -> Result<()> {
         self.store.judge().await?;
         for _ in 0..6 {
             self.clock.advance(Duration::from_secs(5));
@@ -349,7 +358,7 @@ impl Rig {
     }
 
     /// No thing was set going twice, no attempt more than once, and nothing is left in the engine.
-    pub async fn nothing_was_started_twice_or_left(&self) -> Result<()> {
+    pub(crate) async fn nothing_was_started_twice_or_left(&self) -> Result<()> {
         for (handle, starts) in self.engine.starts_by_thing() {
             ensure!(starts == 1, "{handle} was started {starts} times");
         }
@@ -361,14 +370,16 @@ impl Rig {
 
 impl Running {
     /// Ends it without warning: everything it does stops where it is.
-    pub fn kill(&mut self) {
+    pub(crate) fn kill(&mut self) {
         if let Some(runtime) = self.runtime.take() {
-            runtime.shutdown_background();
+            // Not in the background: a dead worker must not have one more word with the store.
+            let dead = std::thread::spawn(move || runtime.shutdown_timeout(STATE)).join();
+            assert!(dead.is_ok(), "the worker's runtime ends");
         }
     }
 
     /// Stops it in good order.
-    pub async fn stop(mut self) -> Result<Left> {
+    pub(crate) async fn stop(mut self) -> Result<Left> {
         self.stop.cancel();
         let left = self.left.take().context("it runs")?;
         let left = tokio::time::timeout(STATE, left).await.context("it stops in time")??;
@@ -376,24 +387,24 @@ impl Running {
     }
 
     /// Tells it to stop.
-    pub fn tell_to_stop(&self) {
+    pub(crate) fn tell_to_stop(&self) {
         self.stop.cancel();
     }
 }
 
 /// The only attempt of a job.
-pub fn only(detail: &JobDetail) -> Result<&AttemptRecord> {
+pub(crate) fn only(detail: &JobDetail) -> Result<&AttemptRecord> {
     ensure!(detail.attempts.len() == 1, "{} attempts", detail.attempts.len());
     Ok(&detail.attempts[0])
 }
 
 /// A job's attempt of this number.
-pub fn attempt(job: JobId, number: u32) -> AttemptId {
+pub(crate) fn attempt(job: JobId, number: u32) -> AttemptId {
     AttemptId { job, number }
 }
 
 /// Fails where the job did not end so.
-pub fn ensure_ended(detail: &JobDetail, state: JobState, reason: Option<Reason>) -> Result<()> {
+pub(crate) fn ensure_ended(detail: &JobDetail, state: JobState, reason: Option<Reason>) -> Result<()> {
     let (job, attempts) = (&detail.job, &detail.attempts);
     ensure!(
         (job.state, job.reason) == (state, reason),
@@ -405,7 +416,7 @@ pub fn ensure_ended(detail: &JobDetail, state: JobState, reason: Option<Reason>)
 }
 
 /// Fails where a log is not whole.
-pub fn ensure_whole(attempt: &AttemptRecord) -> Result<()> {
+pub(crate) fn ensure_whole(attempt: &AttemptRecord) -> Result<()> {
     ensure!(attempt.log.state == LogState::Complete, "{:?}", attempt.log);
     Ok(())
 }

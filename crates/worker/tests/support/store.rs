@@ -18,9 +18,9 @@ use robata_testkit::engine::Faults;
 
 /// A store behind faults.
 #[derive(Debug)]
-pub struct FaultyStore {
-    pub store: Arc<dyn Store>,
-    pub faults: Arc<Faults>,
+pub(crate) struct FaultyStore {
+    pub(crate) store: Arc<dyn Store>,
+    pub(crate) faults: Arc<Faults>,
 }
 
 /// The call's name by what is written first: most tests write about one attempt at a time.

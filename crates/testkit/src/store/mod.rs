@@ -1,0 +1,158 @@
+//! The Store suite: one case for every sentence of the contracts in `robata_core::store`, and for PROTOCOL's mishaps that a
+//! store must prevent.
+//!
+//! `robata_testkit::store_suite!(make)` makes one test of each case; `make` is an async closure that answers a [`Harness`]
+//! with a new, empty store.
+
+mod act;
+mod catalog;
+mod claim;
+mod enqueue;
+mod hold;
+mod random;
+mod read;
+mod record;
+mod schedule;
+mod world;
+
+pub use act::*;
+pub use catalog::*;
+pub use claim::*;
+pub use enqueue::*;
+pub use hold::*;
+pub use random::*;
+pub use read::*;
+pub use record::*;
+pub use schedule::*;
+pub use world::{Harness, World};
+
+/// Makes one test of each case; `$make` is an async closure that answers a [`Harness`].
+#[macro_export]
+macro_rules! store_suite {
+    ($make:expr) => {
+        $crate::store_suite! { @cases $make;
+            enqueue_answers_in_the_order_of_its_jobs,
+            what_was_accepted_is_there_after_a_restart,
+            a_bad_item_is_refused_alone,
+            an_atomic_batch_with_a_bad_item_stores_nothing,
+            a_known_key_answers_with_its_first_job,
+            a_key_twice_in_a_batch_makes_one_job,
+            a_known_key_with_another_request_is_refused,
+            a_key_of_another_app_is_another_key,
+            a_thousand_concurrent_enqueues_with_one_key_make_one_job,
+            concurrent_callers_get_their_own_answers,
+            an_id_sent_again_is_stored_once,
+            an_enqueue_whose_caller_went_away_is_whole_or_not_there,
+            a_payload_comes_back_as_the_bytes_that_went_in,
+            ten_thousand_jobs_go_in_at_once,
+            an_enqueue_hints_at_its_line,
+            cancel_of_a_waiting_job_ends_it,
+            cancel_of_a_running_job_only_records_the_request,
+            cancel_of_an_ended_job_is_a_conflict,
+            a_cancelled_job_is_never_retried,
+            cancel_between_a_look_and_the_end_wins_over_a_retry,
+            retry_gives_a_failed_job_one_attempt_more,
+            retry_of_a_waiting_or_running_job_changes_nothing,
+            retry_of_a_job_that_did_not_fail_is_a_conflict,
+            a_reference_is_claimed_once_however_many_claim_it,
+            claims_answer_in_the_order_of_their_references,
+            a_job_whose_line_has_changed_is_gone,
+            a_claim_respects_max_running_of_a_queue,
+            a_claim_respects_max_running_of_an_app,
+            a_claim_respects_max_running_of_a_definition,
+            concurrent_claims_do_not_exceed_max_running,
+            a_claim_freezes_the_definition,
+            a_one_off_runs_its_own_definition,
+            a_job_without_a_definition_ends_at_its_claim,
+            an_expired_job_ends_at_its_claim,
+            a_claim_whose_answer_was_lost_is_fetched_by_its_number,
+            a_claim_without_a_lease_takes_nothing,
+            an_attempt_goes_its_way_and_is_told,
+            a_write_with_an_old_epoch_is_fenced_alone,
+            a_move_outside_the_table_is_a_conflict_alone,
+            an_end_sent_again_answers_well,
+            a_second_handle_is_a_conflict,
+            a_write_about_an_unknown_attempt_is_not_found,
+            what_the_platform_caused_is_not_the_jobs,
+            what_was_never_set_going_uses_up_neither_budget,
+            a_job_has_its_own_attempts_and_no_more,
+            stamps_never_go_back_with_the_wall_clock,
+            every_call_in_the_name_of_an_ended_lease_is_fenced,
+            what_is_released_is_adopted_at_once,
+            an_attempt_is_adopted_by_one,
+            what_ended_and_is_not_finalised_is_adopted,
+            adoption_goes_by_realm_and_executor,
+            adoption_can_name_its_attempts,
+            a_heartbeat_tells_what_is_held,
+            known_tells_what_may_be_removed,
+            workers_are_told_live_ones_first,
+            an_ended_incarnation_cannot_register_again,
+            a_lease_without_heartbeats_ends,
+            after_a_gap_in_the_marks_nobody_is_judged_for_a_lease,
+            a_step_of_the_wall_clock_ends_no_lease,
+            due_moves_what_is_due_and_no_more_than_asked,
+            run_at_is_by_the_stores_clock,
+            due_ends_what_has_expired_while_it_waited,
+            references_go_by_priority_then_the_apps_in_turn_then_age,
+            one_apps_many_jobs_do_not_hide_anothers_one,
+            references_keep_within_the_window,
+            references_leave_out_what_has_no_room,
+            what_was_claimed_meanwhile_is_not_marked_as_out,
+            void_publications_go_out_again,
+            old_publications_are_void_at_doubling_intervals,
+            only_what_nobody_came_for_is_lost,
+            what_was_adopted_is_not_lost,
+            a_gap_in_the_marks_does_not_count_towards_lost,
+            a_cancelled_job_whose_attempt_is_lost_has_failed,
+            prune_removes_what_is_past_its_retention_and_nothing_else,
+            logs_to_remove_are_told_until_they_are_removed,
+            a_key_is_kept_for_a_week_after_its_jobs_end,
+            a_reference_names_the_next_attempt,
+            a_change_planned_on_an_old_revision_is_a_conflict,
+            the_catalog_is_there_after_a_restart,
+            waiting_jobs_of_a_changed_definition_change_their_line,
+            a_retry_goes_to_the_line_of_its_definition_as_it_is_then,
+            the_installations_id_stays,
+            a_store_that_serves_says_so,
+            pages_give_each_job_once_newest_first,
+            each_filter_gives_what_it_names,
+            counts_agree_with_the_jobs,
+            a_waiting_job_says_why,
+            what_is_not_there_is_not_found,
+            no_sequence_of_events_leaves_the_table,
+        }
+    };
+    (@cases $make:expr; $($case:ident,)*) => {
+        $(
+            #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+            async fn $case() {
+                $crate::case::run(stringify!($case), async {
+                    let world = $crate::store::World::new(($make)().await?).await?;
+                    $crate::store::$case(world).await
+                })
+                .await;
+            }
+        )*
+    };
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn every_case_that_is_written_is_in_the_macro() {
+        crate::case::all_listed(
+            include_str!("mod.rs"),
+            &[
+                include_str!("enqueue.rs"),
+                include_str!("act.rs"),
+                include_str!("claim.rs"),
+                include_str!("record.rs"),
+                include_str!("hold.rs"),
+                include_str!("schedule.rs"),
+                include_str!("catalog.rs"),
+                include_str!("read.rs"),
+                include_str!("random.rs"),
+            ],
+        );
+    }
+}

@@ -1,0 +1,65 @@
+//! Clean-up of a realm (PROTOCOL C1): what is ours and over goes, what may be needed stays.
+
+mod support;
+
+use std::time::Duration;
+
+use anyhow::{Result, ensure};
+use robata_core::{ErrorKind, JobId, executor::label, finish::End, store::Store};
+use robata_testkit::engine::{Fault, ScriptedEngine};
+use support::{Rig, attempt, runs};
+
+const HOUR: Duration = Duration::from_secs(3600);
+
+#[tokio::test(flavor = "multi_thread")]
+async fn only_what_is_finalised_or_unknown_for_long_is_removed() -> Result<()> {
+    let rig = Rig::new(&[("short", runs(&["exit:0"])), ("long", runs(&[]))]).await?;
+    let first = rig.worker("a")?;
+    let over = rig.enqueue("short").await?;
+    rig.finalised(over).await?;
+    let open = rig.enqueue("long").await?;
+    let open = rig.running(open).await?;
+    let installation = rig.store.installation();
+    let of = |attempt| ScriptedEngine::labels(installation, attempt);
+    let leftover = rig.engine.leave("leftover", &of(attempt(over, 1)), HOUR);
+    let runs_on = rig.engine.leave_running("runs-on", &of(attempt(over, 1)), HOUR);
+    let unknown = rig.engine.leave("unknown", &of(attempt(JobId::new(), 1)), HOUR);
+    let old = rig.engine.leave("old", &of(attempt(JobId::new(), 1)), 25 * HOUR);
+    let nameless = [(label::INSTALLATION, installation.to_string())];
+    let nameless = rig.engine.leave("nameless", &nameless, HOUR);
+    let foreign = rig.engine.leave("foreign", &[("somebody", "else".to_owned())], 1000 * HOUR);
+    let _next = rig.worker("b")?;
+    rig.eventually("what is over is gone", || {
+        let things = rig.engine.things();
+        ![&leftover, &runs_on, &old].iter().any(|gone| things.contains(gone))
+    })
+    .await?;
+    let things = rig.engine.things();
+    for kept in [&unknown, &nameless, &foreign] {
+        ensure!(things.contains(kept), "{kept} is not there any more");
+    }
+    ensure!(rig.engine.thing(open).is_some() && rig.engine.running() == 1);
+    rig.engine.end(open, End::Exited(0));
+    rig.finalised(open.job).await?;
+    first.stop().await?;
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nothing_is_removed_while_the_store_cannot_answer() -> Result<()> {
+    let rig = Rig::new(&[("short", runs(&["exit:0"]))]).await?;
+    let first = rig.worker("a")?;
+    let over = rig.enqueue("short").await?;
+    rig.finalised(over).await?;
+    first.stop().await?;
+    let labels = ScriptedEngine::labels(rig.store.installation(), attempt(over, 1));
+    let leftover = rig.engine.leave("leftover", &labels, HOUR);
+    let next = rig.worker_with("b", |_, faults| {
+        faults.fail("store.known", Fault::Refuse(ErrorKind::Unavailable), usize::MAX);
+    })?;
+    rig.eventually("it has asked twice", || next.faults.calls("store.known") >= 2)
+        .await?;
+    ensure!(rig.engine.things() == [leftover]);
+    next.faults.heal("store.known");
+    rig.nothing_was_started_twice_or_left().await
+}
