@@ -1,5 +1,4 @@
 //! The command line through the real program, with processes only.
-#![expect(clippy::unwrap_used, reason = "helpers of tests fail by panicking, too")]
 
 mod support;
 

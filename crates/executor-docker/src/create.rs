@@ -53,9 +53,12 @@ impl Creator {
         let name = container::check(&engine.config, &request.spec)?;
         let realm = realm.id(engine).await?;
         let deadline = Instant::now() + NAME;
-        while Instant::now() < deadline {
+        let have = || {
             let pull = request.spec.docker.pull;
-            let image = self.pulls.image(engine, name, pull, request.progress.as_ref()).await?;
+            self.pulls.image(engine, name, pull, request.progress.as_ref())
+        };
+        let mut image = have().await?;
+        while Instant::now() < deadline {
             container::check_user(&request.spec, &image)?;
             let (mount, file) = self.payload(engine, request)?;
             let body = container::describe(&engine.config, request, name, &realm.0, &mount);
@@ -65,6 +68,7 @@ impl Creator {
             };
             let client = engine.client().await.map_err(|fault| fault.into_error(OPERATION))?;
             let call = client.create_container(Some(options), body);
+            let mut fresh = true;
             let id = match engine.bounded(engine.config.start_timeout, call).await {
                 Ok(made) => {
                     if let Some(file) = file {
@@ -73,14 +77,21 @@ impl Creator {
                     made.id
                 }
                 Err(Fault::Refused { status: 409, .. }) => match Box::pin(taken(engine, request)).await? {
-                    Some(id) => id,
+                    Some((id, true)) => return Ok(prepared(id, &image)),
+                    Some((id, false)) => {
+                        fresh = false;
+                        id
+                    }
                     None => {
                         sleep(LOOK_AGAIN).await;
                         continue;
                     }
                 },
                 // The image was removed between our look and the engine's.
-                Err(Fault::Refused { status: 404, message }) if message.contains("No such image") => continue,
+                Err(Fault::Refused { status: 404, message }) if message.contains("No such image") => {
+                    image = have().await?;
+                    continue;
+                }
                 Err(Fault::Refused { status: 400, message })
                     if file.is_some() && message.contains("bind source path does not exist") =>
                 {
@@ -89,16 +100,15 @@ impl Creator {
                 }
                 Err(fault) => return Err(create_error(fault)),
             };
-            let finished = self.finish(engine, &id, request, &image).await;
+            // What was found under the name may be from before the engine refused to mount a file.
+            let volume = !fresh || matches!(mount, PayloadMount::Volume);
+            let finished = self.finish(engine, &id, request, &image, volume).await;
             if let Err(error) = finished {
                 // What is not whole must not stay under the name; it has never run.
                 lifecycle::remove(engine, &id, false).await?;
                 return Err(error);
             }
-            return Ok(Prepared {
-                handle: Handle(id),
-                image_digest: image::digest(&image),
-            });
+            return Ok(prepared(id, &image));
         }
         let message = format!(
             "the name {} is taken again and again, or the image removed",
@@ -121,8 +131,22 @@ impl Creator {
         }
     }
 
+    /// Whether it has a payload volume and has not run: a running thing's payload is never touched again.
+    async fn wants_filling(&self, engine: &Engine, id: &str) -> Result<bool> {
+        let found = engine.ours(id).await.map_err(|fault| fault.into_error(OPERATION))?;
+        let never_ran = |found: &ContainerInspectResponse| !found.state.as_ref().is_some_and(state::has_run);
+        Ok(found.is_some_and(|found| has_payload_volume(&found) && never_ran(&found)))
+    }
+
     /// What takes further calls after the create; doing it again changes nothing.
-    async fn finish(&self, engine: &Engine, id: &str, request: &Prepare, image: &ImageInspect) -> Result<()> {
+    async fn finish(
+        &self,
+        engine: &Engine,
+        id: &str,
+        request: &Prepare,
+        image: &ImageInspect,
+        volume: bool,
+    ) -> Result<()> {
         let spec = &request.spec;
         for network in &spec.docker.networks {
             let join = NetworkConnectRequest {
@@ -136,8 +160,7 @@ impl Creator {
                 Err(fault) => return Err(fault.into_error(OPERATION)),
             }
         }
-        let found = engine.ours(id).await.map_err(|fault| fault.into_error(OPERATION))?;
-        if found.as_ref().is_some_and(has_payload_volume) {
+        if volume && self.wants_filling(engine, id).await? {
             let options = UploadToContainerOptions {
                 path: payload::FOLDER.to_owned(),
                 ..UploadToContainerOptions::default()
@@ -156,6 +179,13 @@ impl Creator {
     }
 }
 
+fn prepared(id: String, image: &ImageInspect) -> Prepared {
+    Prepared {
+        handle: Handle(id),
+        image_digest: image::digest(image),
+    }
+}
+
 fn has_payload_volume(found: &ContainerInspectResponse) -> bool {
     found
         .mounts
@@ -164,8 +194,9 @@ fn has_payload_volume(found: &ContainerInspectResponse) -> bool {
         .any(|mount| mount.typ.as_deref() == Some("volume") && mount.destination.as_deref() == Some(payload::FOLDER))
 }
 
-/// The name is taken: the id of what we made before under this mark; none, once it is free again.
-async fn taken(engine: &Engine, request: &Prepare) -> Result<Option<String>> {
+/// The name is taken: the id of what we made before under this mark, and whether it has run; none, once it is free
+/// again.
+async fn taken(engine: &Engine, request: &Prepare) -> Result<Option<(String, bool)>> {
     let found = engine
         .inspect(&request.name)
         .await
@@ -182,7 +213,7 @@ async fn taken(engine: &Engine, request: &Prepare) -> Result<Option<String>> {
     let labels = found.config.as_ref().and_then(|config| config.labels.as_ref());
     let mark = labels.and_then(|labels| labels.get(label::MARK));
     if mark == request.labels.get(label::MARK) && (state::has_run(&state) || is_whole(engine, &found)) {
-        return Ok(Some(id));
+        return Ok(Some((id, state::has_run(&state))));
     }
     if state::has_run(&state) {
         let message = format!("the name {} is taken by a container that has run", request.name);

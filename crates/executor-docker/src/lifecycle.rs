@@ -150,7 +150,10 @@ pub(crate) async fn remove(engine: &Engine, id: &str, force: bool) -> Result<()>
             link: false,
         };
         match engine.call(|client| client.remove_container(id, Some(options))).await {
-            Ok(()) => continue,
+            Ok(()) => {
+                files.iter().for_each(|file| payload::remove(Path::new(file)));
+                return Ok(());
+            }
             // Another removal is under way, or it came to run; the next look tells.
             Err(fault @ Fault::Refused { .. }) => asked = Some(fault),
             Err(fault) => return Err(fault.into_error(OPERATION)),

@@ -3,7 +3,10 @@
 #[expect(dead_code, reason = "this test binary uses a part of it")]
 mod common;
 
-use std::sync::Arc;
+use std::{
+    io::{Read, Write},
+    sync::Arc,
+};
 
 use async_trait::async_trait;
 use robata_core::{
@@ -30,11 +33,7 @@ impl Harness for Docker {
     }
 
     fn missing_image(&self) -> Option<String> {
-        // A registry that answers; `invalid` is no name that any DNS knows, and Docker Hub may be out of reach.
-        Some(format!(
-            "{}/robata-test/no-such-image:1",
-            common::variable("ROBATA_TEST_REGISTRY")
-        ))
+        Some(format!("127.0.0.1:{}/robata-test/no-such-image:1", empty_registry()))
     }
 
     fn ends_by_code(&self, code: i32) -> Vec<End> {
@@ -44,6 +43,35 @@ impl Harness for Docker {
             _ => vec![End::Exited(code)],
         }
     }
+}
+
+/// The port of a registry that has nothing, for as long as the test runs: no real one is needed for that, and Docker Hub
+/// may be out of reach.
+fn empty_registry() -> u16 {
+    const BODY: &str = r#"{"errors":[{"code":"MANIFEST_UNKNOWN","message":"manifest unknown"}]}"#;
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
+    let port = listener.local_addr().expect("an address").port();
+    std::thread::spawn(move || {
+        while let Ok((mut socket, _)) = listener.accept() {
+            let mut request = [0; 4096];
+            while socket.read(&mut request).is_ok_and(|read| read > 0) {
+                let found = request.starts_with(b"GET /v2/ ");
+                let (status, body) = if found {
+                    ("200 OK", "{}")
+                } else {
+                    ("404 Not Found", BODY)
+                };
+                let length = body.len();
+                let answer = format!(
+                    "HTTP/1.1 {status}\r\ncontent-type: application/json\r\ncontent-length: {length}\r\n\r\n{body}"
+                );
+                if socket.write_all(answer.as_bytes()).is_err() {
+                    break;
+                }
+            }
+        }
+    });
+    port
 }
 
 mod docker {

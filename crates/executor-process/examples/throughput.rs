@@ -1,13 +1,15 @@
-//! How many processes a second, from prepare to removal, at 1, 2, 4 and 8 at once; and the raw spawn beside it.
+//! How many processes a second, from prepare to removal, at 1, 2, 4 and 8 at once, and what each costs; the raw spawn
+//! beside it.
 
 use std::{
     collections::BTreeMap,
     io::Write,
     process::{Command, Stdio},
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use futures::{StreamExt, stream};
+use nix::sys::resource::{UsageWho, getrusage};
 use robata_core::{
     InstallationId,
     executor::{Event, Executor, Prepare, Spec, Target, ThingState},
@@ -24,14 +26,15 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
 
 async fn run() -> Result<(), Box<dyn std::error::Error>> {
     let mut print = std::io::stdout();
-    let begun = Instant::now();
+    let (begun, used) = (Instant::now(), cpu()?);
     for _ in 0..COUNT {
         Command::new("/bin/true").stdin(Stdio::null()).status()?;
     }
+    let used = (cpu()? - used).as_secs_f64() * 1000.0 / COUNT as f64;
+    let rate = COUNT as f64 / begun.elapsed().as_secs_f64();
     writeln!(
         print,
-        "raw spawn and wait, 1 at once: {:.0} a second",
-        COUNT as f64 / begun.elapsed().as_secs_f64()
+        "raw spawn and wait, 1 at once: {rate:.0} a second, {used:.2} ms of CPU each"
     )?;
     let state = std::env::temp_dir().join(format!("robata-throughput-{}", std::process::id()));
     let executor = ProcessExecutor::open(ProcessConfig::new(&state, InstallationId::new()))?;
@@ -48,7 +51,7 @@ async fn run() -> Result<(), Box<dyn std::error::Error>> {
         }
     });
     for parallel in [1, 2, 4, 8] {
-        let begun = Instant::now();
+        let (begun, used) = (Instant::now(), cpu()?);
         let one = |number: usize| {
             let (executor, told) = (executor.clone(), told.subscribe());
             async move { one(&executor, told, format!("n-{parallel}-{number}")).await }
@@ -62,9 +65,10 @@ async fn run() -> Result<(), Box<dyn std::error::Error>> {
             result?;
         }
         let rate = COUNT as f64 / begun.elapsed().as_secs_f64();
+        let used = (cpu()? - used).as_secs_f64() * 1000.0 / COUNT as f64;
         writeln!(
             print,
-            "prepare, start, end, remove, {parallel} at once: {rate:.0} a second"
+            "prepare, start, end, remove, {parallel} at once: {rate:.0} a second, {used:.2} ms of CPU each"
         )?;
     }
     std::fs::remove_dir_all(state)?;
@@ -98,4 +102,17 @@ async fn one(
         while told.recv().await.is_ok_and(|handle| handle != thing) {}
     }
     executor.remove(&thing, false).await
+}
+
+/// The CPU time of this process and of all that it has buried, the supervisors and their jobs.
+fn cpu() -> nix::Result<Duration> {
+    let mut sum = Duration::ZERO;
+    for who in [UsageWho::RUSAGE_SELF, UsageWho::RUSAGE_CHILDREN] {
+        let usage = getrusage(who)?;
+        for time in [usage.user_time(), usage.system_time()] {
+            sum +=
+                Duration::new(time.tv_sec().unsigned_abs(), 0) + Duration::from_micros(time.tv_usec().unsigned_abs());
+        }
+    }
+    Ok(sum)
 }

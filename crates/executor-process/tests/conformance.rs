@@ -18,7 +18,7 @@ struct Processes {
 impl Processes {
     fn new(cgroups: Cgroups) -> Self {
         Self {
-            state: tempfile::tempdir().unwrap(),
+            state: tempfile::tempdir().expect("a temporary folder"),
             cgroups,
         }
     }

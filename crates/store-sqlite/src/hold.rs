@@ -190,7 +190,11 @@ pub(crate) async fn orphan_holders(conn: &mut SqliteConnection, shared: &Shared)
 pub(crate) async fn adopt(tx: &mut Tx, request: &Adopt) -> Result<Vec<HeldAttempt>> {
     tx.fence(request.incarnation, "store.adopt")?;
     let shared = std::sync::Arc::clone(&tx.shared);
-    let orphans = orphan_holders(&mut tx.conn, &shared).await?;
+    let mut holders = orphan_holders(&mut tx.conn, &shared).await?;
+    if request.only.is_some() {
+        // The net below: what the adopter holds itself and does not know of.
+        holders.push(request.incarnation);
+    }
     let realms: Vec<_> = request
         .realms
         .iter()
@@ -200,7 +204,7 @@ pub(crate) async fn adopt(tx: &mut Tx, request: &Adopt) -> Result<Vec<HeldAttemp
     let only = request.only.as_ref().map(|only| attempts_json(only));
     let mut adopted = Vec::new();
     let mut seqs = Vec::new();
-    for holder in orphans {
+    for holder in holders {
         let room = request.max - adopted.len();
         if room == 0 {
             break;

@@ -173,7 +173,7 @@ impl AttemptStore for SqliteStore {
     async fn adopt(&self, request: Adopt) -> Result<Vec<HeldAttempt>> {
         let shared = &self.opened.shared;
         told("store.adopt", fence(shared, request.incarnation, "store.adopt"))?;
-        {
+        if request.only.is_none() {
             // Workers ask every two seconds: only where there is something is the writer disturbed.
             let mut reader = self.reader("store.adopt").await?;
             if told("store.adopt", hold::orphan_holders(&mut reader, shared).await)?.is_empty() {

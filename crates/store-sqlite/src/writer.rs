@@ -359,3 +359,99 @@ impl Desk {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::{
+        Mutex,
+        atomic::{AtomicUsize, Ordering},
+        mpsc,
+    };
+
+    use crate::{
+        catalog::set_meta,
+        config::SqliteConfig,
+        error::Fault,
+        open::{Opened, open},
+    };
+
+    async fn opened() -> (tempfile::TempDir, Opened) {
+        let folder = tempfile::tempdir().unwrap();
+        let opened = open(SqliteConfig::new(folder.path())).await.unwrap();
+        (folder, opened)
+    }
+
+    async fn good(opened: &Opened, n: usize) -> robata_core::Result<()> {
+        let writer = &opened.writer;
+        writer
+            .run("test.good", n, |tx, n| {
+                Box::pin(async move { set_meta(&mut tx.conn, &format!("test {n}"), "x").await })
+            })
+            .await
+    }
+
+    async fn written(opened: &Opened) -> i64 {
+        let count = sqlx::query_scalar("SELECT count(*) FROM meta WHERE name LIKE 'test %'");
+        count.fetch_one(&opened.readers).await.unwrap()
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_panic_in_one_write_is_its_own_and_the_writer_goes_on() {
+        let (_folder, opened) = opened().await;
+        let bad = opened.writer.run("test.bad", (), |tx, ()| {
+            Box::pin(async move {
+                set_meta(&mut tx.conn, "test of the one that panics", "x").await?;
+                panic!("on purpose")
+            })
+        });
+        let goods = futures::future::join_all((0..50).map(|n| good(&opened, n)));
+        let (bad, goods): (robata_core::Result<()>, Vec<_>) = tokio::join!(bad, goods);
+        let error = bad.unwrap_err();
+        assert_eq!(error.kind(), robata_core::ErrorKind::Internal);
+        assert!(error.message().contains("on purpose"), "{error:?}");
+        for good in goods {
+            good.unwrap();
+        }
+        assert_eq!(written(&opened).await, 50);
+        opened.close().await;
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_group_that_fails_is_halved_until_the_bad_one_stands_alone() {
+        static RUNS: AtomicUsize = AtomicUsize::new(0);
+        let (_folder, opened) = opened().await;
+        // Holds the writer until all others wait, so that they are one group.
+        let (begun, wait_begun) = mpsc::channel();
+        let (release, wait_release) = mpsc::channel();
+        let hold = (begun, Mutex::new(wait_release));
+        let mut gate = Box::pin(opened.writer.run("test.gate", hold, |_, (begun, release)| {
+            Box::pin(async move {
+                begun.send(()).unwrap();
+                release.lock().unwrap().recv().unwrap();
+                Ok(())
+            })
+        }));
+        assert!(futures::poll!(gate.as_mut()).is_pending());
+        wait_begun.recv().unwrap();
+        let bad = opened.writer.run("test.bad", (), |_, ()| {
+            Box::pin(async {
+                RUNS.fetch_add(1, Ordering::SeqCst);
+                Err::<(), _>(Fault::BadRow("a row of somebody else's making".into()))
+            })
+        });
+        let goods = futures::future::join_all((0..31).map(|n| good(&opened, n)));
+        let mut others = Box::pin(futures::future::join(bad, goods));
+        assert!(futures::poll!(others.as_mut()).is_pending());
+        release.send(()).unwrap();
+        let (gate, (bad, goods)) = tokio::join!(gate, others);
+        gate.unwrap();
+        assert!(bad.unwrap_err().message().contains("somebody else's making"));
+        for good in goods {
+            good.unwrap();
+        }
+        // Once with all, then in halves of 16, 8, 4, 2, and alone.
+        assert_eq!(RUNS.load(Ordering::SeqCst), 6);
+        assert_eq!(written(&opened).await, 31);
+        opened.close().await;
+    }
+}

@@ -62,7 +62,10 @@ impl Deadlines {
             Some(ErrorKind::NoCapacity) => NeverRan::NoCapacity,
             _ => NeverRan::EngineUnreachable,
         };
-        let words = last.map_or_else(|| "it was still being prepared, or waited for a slot".to_owned(), Error::full);
+        let words = last.map_or_else(
+            || "it was still being prepared, or waited for a slot".to_owned(),
+            Error::full,
+        );
         Outcome::new(End::NeverRan(why)).with_message(format!("not started within `start_within`: {words}"))
     }
 }

@@ -102,9 +102,13 @@ impl Worker {
         let all = Arc::clone(&shared);
         parts.spawn(keep_going("lease", stop.clone(), move || lease::keep(Arc::clone(&all))));
         let all = Arc::clone(&shared);
-        parts.spawn(keep_going("adopt", stop.clone(), move || adopt::serve(Arc::clone(&all))));
+        parts.spawn(keep_going("adopt", stop.clone(), move || {
+            adopt::serve(Arc::clone(&all))
+        }));
         let all = Arc::clone(&shared);
-        parts.spawn(keep_going("hints", stop.clone(), move || adopt::listen(Arc::clone(&all))));
+        parts.spawn(keep_going("hints", stop.clone(), move || {
+            adopt::listen(Arc::clone(&all))
+        }));
         let realms = Arc::clone(&shared);
         ground.spawn(async move { realms.watch_realms().await });
 

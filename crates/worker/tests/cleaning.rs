@@ -27,7 +27,9 @@ async fn only_what_is_finalised_or_unknown_for_long_is_removed() -> Result<()> {
     let old = rig.engine.leave("old", &of(attempt(JobId::new(), 1)), 25 * HOUR);
     let nameless = [(label::INSTALLATION, installation.to_string())];
     let nameless = rig.engine.leave("nameless", &nameless, HOUR);
-    let foreign = rig.engine.leave("foreign", &[("somebody", "else".to_owned())], 1000 * HOUR);
+    let foreign = rig
+        .engine
+        .leave("foreign", &[("somebody", "else".to_owned())], 1000 * HOUR);
     let _next = rig.worker("b")?;
     rig.eventually("what is over is gone", || {
         let things = rig.engine.things();

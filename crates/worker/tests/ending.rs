@@ -5,12 +5,7 @@ mod support;
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
-use robata_core::{
-    AttemptState, ErrorKind, JobState, Reason,
-    attempt::LogState,
-    executor::Stream,
-    finish::End,
-};
+use robata_core::{AttemptState, ErrorKind, JobState, Reason, attempt::LogState, executor::Stream, finish::End};
 use robata_testkit::engine::{Fault, Moment};
 use support::{Rig, attempt, attempts, ensure_ended, ensure_whole, only, runs};
 
@@ -90,7 +85,10 @@ async fn a_log_store_that_hangs_does_not_delay_the_recorded_end() -> Result<()> 
     // Nor does it keep the slot.
     let next = rig.enqueue("chatty").await?;
     rig.ended(next).await?;
-    ensure!(rig.engine.things().len() == 2, "what is not read yet stays in the engine");
+    ensure!(
+        rig.engine.things().len() == 2,
+        "what is not read yet stays in the engine"
+    );
     logs[0].open();
     logs[1].open();
     for job in [job, next] {
@@ -154,7 +152,11 @@ async fn killed_at(call: &'static str, moment: Moment) -> Result<()> {
     ensure_ended(&detail, JobState::Failed, Some(Reason::ExitCode))?;
     let last = only(&detail)?;
     ensure!(last.exit_code == Some(4), "{call} {moment:?}: {last:#?}");
-    ensure!(last.log.state == LogState::Complete, "{call} {moment:?}: {:?}", last.log);
+    ensure!(
+        last.log.state == LogState::Complete,
+        "{call} {moment:?}: {:?}",
+        last.log
+    );
     ensure!(
         rig.printed(last.id, Stream::Stdout).await? == "whole",
         "{call} {moment:?}"
@@ -189,7 +191,8 @@ async fn output_goes_on_where_the_worker_before_left_off() -> Result<()> {
     let mut first = rig.worker("a")?;
     let job = rig.enqueue("long").await?;
     let id = rig.running(job).await?;
-    rig.eventually("a chunk is kept", || first.faults.calls("logs.append") > 0).await?;
+    rig.eventually("a chunk is kept", || first.faults.calls("logs.append") > 0)
+        .await?;
     first.kill();
     rig.engine.print(id, Stream::Stdout, "two ");
     rig.end_lease("a").await?;

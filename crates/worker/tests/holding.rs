@@ -110,8 +110,10 @@ async fn a_worker_that_slept_writes_nothing_and_goes_on_as_a_new_incarnation() -
     ensure!(only(&detail)?.exit_code == Some(5));
     // Waking, it is told, and goes on under another name.
     silence.open();
-    rig.eventually("it has registered again", || sleeper.faults.calls("store.register") >= 2)
-        .await?;
+    rig.eventually("it has registered again", || {
+        sleeper.faults.calls("store.register") >= 2
+    })
+    .await?;
     let after = rig.store.workers().await?;
     let live = after
         .iter()
@@ -131,8 +133,10 @@ async fn a_sleepers_attempts_that_nobody_took_are_its_own_again() -> Result<()> 
     let id = rig.running(job).await?;
     rig.end_lease("a").await?;
     // The next heartbeat tells it that its lease is over.
-    rig.eventually("it has registered again", || sleeper.faults.calls("store.register") >= 2)
-        .await?;
+    rig.eventually("it has registered again", || {
+        sleeper.faults.calls("store.register") >= 2
+    })
+    .await?;
     rig.eventually("it has adopted", || sleeper.faults.calls("store.adopt") >= 2)
         .await?;
     rig.cancel(job).await?;
@@ -254,7 +258,11 @@ async fn a_stop_is_bounded_whatever_hangs() -> Result<()> {
         }
         let began = std::time::Instant::now();
         worker.stop().await?;
-        ensure!(began.elapsed() < Duration::from_secs(4), "{call}: {:?}", began.elapsed());
+        ensure!(
+            began.elapsed() < Duration::from_secs(4),
+            "{call}: {:?}",
+            began.elapsed()
+        );
     }
     Ok(())
 }

@@ -28,9 +28,8 @@ async fn whoever_is_killed_every_job_ends_once_with_its_whole_log() -> Result<()
         let mut open = 0;
         for job in &jobs {
             let detail = rig.job(*job).await?;
-            open += usize::from(
-                !detail.job.state.is_ended() || detail.attempts.iter().any(|attempt| !attempt.finalised),
-            );
+            open +=
+                usize::from(!detail.job.state.is_ended() || detail.attempts.iter().any(|attempt| !attempt.finalised));
         }
         if open == 0 {
             break;

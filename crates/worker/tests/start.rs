@@ -132,12 +132,15 @@ async fn a_zombies_start_that_came_through_is_followed() -> Result<()> {
     let _silent = zombie.faults.hold("store.heartbeat", Moment::Begin);
     rig.end_lease("a").await?;
     let mut removal = None;
-    let worker = rig.worker_with("b", |_, faults| removal = Some(faults.hold("engine.remove", Moment::Begin)))?;
+    let worker = rig.worker_with("b", |_, faults| {
+        removal = Some(faults.hold("engine.remove", Moment::Begin))
+    })?;
     let removal = removal.expect("set above");
     // The adopter has seen that it was never set going, and is about to remove it without force.
     removal.holds(1).await;
     start.open();
-    rig.eventually("it runs", || rig.engine.starts(attempt(job, 1)) == 1).await?;
+    rig.eventually("it runs", || rig.engine.starts(attempt(job, 1)) == 1)
+        .await?;
     removal.open();
     let first = rig.running(job).await?;
     ensure!(first.number == 1);
@@ -317,7 +320,13 @@ async fn what_cannot_be_pulled_or_started_says_so() -> Result<()> {
     let detail = rig.finalised(job).await?;
     ensure_ended(&detail, JobState::Failed, Some(Reason::ImagePull))?;
     ensure!(only(&detail)?.state == AttemptState::Error);
-    ensure!(only(&detail)?.message.as_deref().unwrap_or_default().contains("refused"));
+    ensure!(
+        only(&detail)?
+            .message
+            .as_deref()
+            .unwrap_or_default()
+            .contains("refused")
+    );
     let job = rig.enqueue("wrong").await?;
     let detail = rig.finalised(job).await?;
     ensure_ended(&detail, JobState::Failed, Some(Reason::StartError))?;
@@ -325,7 +334,9 @@ async fn what_cannot_be_pulled_or_started_says_so() -> Result<()> {
     ensure!(detail.attempts.len() == 2 && detail.attempts.iter().all(|attempt| attempt.counted == Some(true)));
     let words = detail.job.message.unwrap_or_default();
     ensure!(words.contains("no such file"), "the engine's own words: {words}");
-    worker.faults.fail("engine.start", Fault::Refuse(ErrorKind::StartRefused), 1);
+    worker
+        .faults
+        .fail("engine.start", Fault::Refuse(ErrorKind::StartRefused), 1);
     let job = rig.enqueue("short").await?;
     let detail = rig.finalised(job).await?;
     ensure_ended(&detail, JobState::Failed, Some(Reason::StartError))?;
@@ -363,6 +374,13 @@ async fn an_attempt_that_can_never_be_set_going_ends_after_twenty() -> Result<()
     let detail = rig.finalised(job).await?;
     ensure_ended(&detail, JobState::Failed, Some(Reason::Platform))?;
     ensure!(detail.attempts.len() == 20, "{}", detail.attempts.len());
-    ensure!(rig.store.job(job).await?.attempts.iter().all(|attempt| attempt.counted == Some(false)));
+    ensure!(
+        rig.store
+            .job(job)
+            .await?
+            .attempts
+            .iter()
+            .all(|attempt| attempt.counted == Some(false))
+    );
     rig.nothing_was_started_twice_or_left().await
 }

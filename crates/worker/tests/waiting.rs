@@ -5,11 +5,7 @@ mod support;
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
-use robata_core::{
-    AttemptState, ErrorKind, JobId, JobState, Reason, WaitingReason,
-    executor::ThingState,
-    finish::End,
-};
+use robata_core::{AttemptState, ErrorKind, JobId, JobState, Reason, WaitingReason, executor::ThingState, finish::End};
 use robata_testkit::{
     checker::Line,
     engine::{Fault, Moment},
@@ -137,7 +133,10 @@ async fn no_capacity_and_an_engine_that_is_away_are_waiting_with_their_reason() 
         let detail = rig.waits(job, reason).await?;
         ensure!(detail.job.state == JobState::Running && only(&detail)?.state == AttemptState::Starting);
         let words = detail.job.waiting.and_then(|waiting| waiting.message);
-        ensure!(words.is_some_and(|words| words.contains("refused")), "the engine's own words");
+        ensure!(
+            words.is_some_and(|words| words.contains("refused")),
+            "the engine's own words"
+        );
         worker.faults.heal("engine.prepare");
         let detail = rig.finalised(job).await?;
         // Waiting is no fault: the same attempt goes on.

@@ -15,7 +15,7 @@ use tokio::{
 
 use super::{
     BenchArgs,
-    engine::{Engine, Host, Installation, description},
+    engine::{Engine, Host, description},
     enqueue::PAYLOAD,
     load::{millis, per_second},
     report::{Report, Row},
@@ -54,13 +54,13 @@ pub(super) async fn run(args: &BenchArgs, report: &mut Report) -> anyhow::Result
         hand.push(engine_time(&mut engine, &by_hand).await?);
         robata.push(server.job_time(&mut engine).await?);
     }
-    server.stop(&mut engine).await?;
+    server.server.stop().await?;
     let mut server = Docked::start(&setup(2, "volume"), &mut engine).await?;
     let mut volume = Vec::new();
     for _ in 0..ONE_BY_ONE {
         volume.push(server.job_time(&mut engine).await?);
     }
-    server.stop(&mut engine).await?;
+    server.server.stop().await?;
     let (robata, hand, volume) = (median(robata), median(hand), median(volume));
     let words = |time: Duration| format!("{:.0} ms from enqueue to recorded end", millis(time));
     report.add(
@@ -117,7 +117,7 @@ async fn in_parallel(
         robata += begin.elapsed();
         server.until_clean(engine).await?;
     }
-    server.stop(engine).await?;
+    server.server.stop().await?;
     let count = u64::from(jobs * ROUNDS);
     let (robata, hand) = (per_second(count, robata), per_second(count, hand));
     let tried: Vec<_> = found
@@ -137,10 +137,11 @@ async fn in_parallel(
     Ok(())
 }
 
-/// A server, and what it has made in the engine.
+/// A server that runs containers, and how to tell them from others'.
 struct Docked {
     server: Server,
-    installation: Installation,
+    /// What this server's containers carry.
+    installation: String,
     job: EnqueueRequest,
 }
 
@@ -153,15 +154,18 @@ impl Docked {
         };
         // What is done once only (the realm, the image) is not measured.
         let first = server.client.enqueue(&job).await?.job;
-        let first = server.client.wait(first.id).await?;
-        succeeded(&first)?;
-        let realm = first
-            .attempts
-            .iter()
-            .flatten()
-            .find_map(|attempt| attempt.realm.as_deref());
-        let realm = realm.context("the job tells no realm")?;
-        let installation = engine.installation(realm).await?;
+        let found = async {
+            loop {
+                if let Some(installation) = engine.installation_of(first.id).await? {
+                    return anyhow::Ok(installation);
+                }
+                sleep(LOOK).await;
+            }
+        };
+        let installation = timeout(CLEAN_WITHIN, found)
+            .await
+            .context("the first job got no container")??;
+        succeeded(&server.client.wait(first.id).await?)?;
         let mut docked = Self {
             server,
             installation,
@@ -184,7 +188,7 @@ impl Docked {
 
     async fn until_clean(&mut self, engine: &mut Engine) -> anyhow::Result<()> {
         let clean = async {
-            while engine.left(&self.installation.id).await? > 0 {
+            while engine.left(&self.installation).await? > 0 {
                 sleep(LOOK).await;
             }
             anyhow::Ok(())
@@ -192,11 +196,6 @@ impl Docked {
         timeout(CLEAN_WITHIN, clean)
             .await
             .context("containers that ended are not removed")?
-    }
-
-    async fn stop(mut self, engine: &mut Engine) -> anyhow::Result<()> {
-        self.server.stop().await?;
-        engine.remove_volume(&self.installation.volume).await
     }
 }
 

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use anyhow::{Context as _, bail, ensure};
-use robata_core::executor::label;
+use robata_core::{JobId, executor::label};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
@@ -98,37 +98,25 @@ impl Engine {
         Ok(())
     }
 
-    /// Containers of this installation that are still there.
+    /// How many containers of this installation are still there.
     pub(super) async fn left(&mut self, installation: &str) -> anyhow::Result<usize> {
-        let filter = json!({"label": [format!("{}={installation}", label::INSTALLATION)]}).to_string();
+        Ok(self.list(label::INSTALLATION, installation).await?.len())
+    }
+
+    /// The installation that the container of a job's first attempt carries, while it is there.
+    pub(super) async fn installation_of(&mut self, job: JobId) -> anyhow::Result<Option<String>> {
+        let found = self.list(label::ATTEMPT, &format!("{job}/1")).await?;
+        let installation = found
+            .first()
+            .and_then(|container| container["Labels"][label::INSTALLATION].as_str());
+        Ok(installation.map(str::to_owned))
+    }
+
+    async fn list(&mut self, label: &str, value: &str) -> anyhow::Result<Vec<Value>> {
+        let filter = json!({"label": [format!("{label}={value}")]}).to_string();
         let path = format!("/containers/json?all=1&filters={}", encoded(&filter));
         let answer = self.call("GET", &path, None).await?.expect(200)?;
-        let found: Vec<Value> = serde_json::from_slice(&answer.body)?;
-        Ok(found.len())
-    }
-
-    /// The installation whose realm this is, by the label of the realm's volume.
-    pub(super) async fn installation(&mut self, realm: &str) -> anyhow::Result<Installation> {
-        let random = realm.split('/').nth(1).context("the realm is none of Docker's")?;
-        let filter = json!({"label": [format!("{}={random}", label::REALM)]}).to_string();
-        let answer = self
-            .call("GET", &format!("/volumes?filters={}", encoded(&filter)), None)
-            .await?
-            .expect(200)?;
-        let found: Value = serde_json::from_slice(&answer.body)?;
-        let volume = &found["Volumes"][0];
-        let text = |value: &Value| value.as_str().map(str::to_owned).context("the realm has no volume");
-        Ok(Installation {
-            volume: text(&volume["Name"])?,
-            id: text(&volume["Labels"][label::INSTALLATION])?,
-        })
-    }
-
-    pub(super) async fn remove_volume(&mut self, name: &str) -> anyhow::Result<()> {
-        self.call("DELETE", &format!("/volumes/{name}"), None)
-            .await?
-            .expect(204)
-            .map(drop)
+        Ok(serde_json::from_slice(&answer.body)?)
     }
 
     async fn call(&mut self, method: &str, path: &str, body: Option<&Value>) -> anyhow::Result<Reply> {
@@ -138,13 +126,6 @@ impl Engine {
             .call(&http::request(method, &path, "docker", body.as_bytes()))
             .await
     }
-}
-
-/// What a server has made in the engine.
-#[derive(Debug)]
-pub(super) struct Installation {
-    pub(super) id: String,
-    pub(super) volume: String,
 }
 
 /// The container that the Docker executor makes of the bench's definition, with the payload as a mounted file.

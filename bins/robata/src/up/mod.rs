@@ -75,7 +75,7 @@ pub(crate) async fn up(args: UpArgs, out: &Output) -> anyhow::Result<ExitCode> {
         async move { Ok(worker.run(stop).await.attempts) }
     }));
     parts.tell_unreached(out).await?;
-    let event = json!({"event": "listening", "url": url, "pid": std::process::id(), "data": settings.data.folder});
+    let event = json!({"event": "listening", "url": url, "pid": std::process::id(), "installation": parts.store().installation().to_string(), "data": settings.data.folder});
     out.event(&event, || {
         let mut text = format!("robata listens on {url}; its data is in {}", settings.data.folder.display());
         if nix::unistd::geteuid().is_root() {

@@ -1,6 +1,7 @@
 //! A real `robata up` for tests: started, killed, started again; and the command line against it.
 #![allow(dead_code, reason = "each test binary uses its own part of this")]
 #![allow(clippy::unwrap_used, reason = "helpers of tests fail by panicking, too")]
+#![allow(clippy::print_stderr, reason = "what the server said belongs to a failed test")]
 
 use std::{
     fs,
@@ -306,6 +307,14 @@ impl Server {
     /// What it wrote to standard error, over all of its starts.
     pub(crate) fn stderr(&self) -> String {
         self.complained.lock().unwrap().clone()
+    }
+
+    /// The installation's id, which is on everything it makes.
+    pub(crate) fn installation(&self) -> String {
+        self.event("listening").unwrap()["installation"]
+            .as_str()
+            .unwrap()
+            .to_owned()
     }
 
     pub(crate) fn url(&self) -> String {

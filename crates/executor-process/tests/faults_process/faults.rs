@@ -21,7 +21,7 @@ async fn killed_supervisor(cgroups: Cgroups, script: &str, least: usize) {
     let handle = place.executor.prepare(request).await.unwrap().handle;
     place.executor.start(&handle).await.unwrap();
     until("all its processes run", async || processes(&handle).len() >= least).await;
-    kill(supervisor(&name), Signal::SIGKILL).unwrap();
+    kill(supervisor(&name).await, Signal::SIGKILL).unwrap();
     let told = tokio::time::timeout(Duration::from_secs(10), events.next())
         .await
         .expect("the death is told");
@@ -65,7 +65,7 @@ async fn a_supervisor_killed_before_its_go_never_ran() {
     let place = Place::new(Cgroups::Auto);
     let request = request(sh("echo ran"));
     let first = place.executor.prepare(request.clone()).await.unwrap().handle;
-    kill(supervisor(&request.name), Signal::SIGKILL).unwrap();
+    kill(supervisor(&request.name).await, Signal::SIGKILL).unwrap();
     let never = |state: &ThingState| matches!(state, ThingState::Ended(ending) if ending.end == End::NeverRan(NeverRan::NotSetGoing));
     until("its death is seen", async || never(&place.look(&first).await)).await;
     // The same claim gets another one.
@@ -73,7 +73,7 @@ async fn a_supervisor_killed_before_its_go_never_ran() {
     assert_ne!(first, second);
     assert_eq!(place.look(&first).await, ThingState::Absent);
     // Killed again, and started all the same: the start is answered, and the end says that it never ran.
-    kill(supervisor(&request.name), Signal::SIGKILL).unwrap();
+    kill(supervisor(&request.name).await, Signal::SIGKILL).unwrap();
     until("its death is seen", async || never(&place.look(&second).await)).await;
     let mut events = place.executor.events();
     assert_eq!(events.next().await, Some(Event::Gap));
@@ -193,7 +193,7 @@ async fn a_supervisor_that_is_told_to_end_ends_its_job_and_says_why() {
     let handle = place.executor.prepare(request.clone()).await.unwrap().handle;
     place.executor.start(&handle).await.unwrap();
     until("it is up", async || place.printed(&handle).await == "up\n").await;
-    kill(supervisor(&request.name), Signal::SIGTERM).unwrap();
+    kill(supervisor(&request.name).await, Signal::SIGTERM).unwrap();
     let ending = place.ending(&handle).await;
     assert_eq!(ending.end, End::EngineFault);
     assert!(ending.message.unwrap().contains("SIGTERM"));

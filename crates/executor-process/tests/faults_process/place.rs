@@ -137,11 +137,17 @@ pub(crate) fn processes(handle: &Handle) -> Vec<String> {
 }
 
 /// The supervisor of the thing of this name, found by its command line: a test's way, never the executor's.
-pub(crate) fn supervisor(name: &str) -> nix::unistd::Pid {
-    let found = fs::read_dir("/proc").unwrap().flatten().find_map(|entry| {
-        let line = fs::read(entry.path().join("cmdline")).ok()?;
-        let ours = line.starts_with(b"robata-supervisor\0") && String::from_utf8_lossy(&line).contains(name);
-        ours.then(|| entry.file_name().to_str()?.parse().ok()).flatten()
-    });
-    nix::unistd::Pid::from_raw(found.unwrap_or_else(|| panic!("{name} has a supervisor")))
+pub(crate) async fn supervisor(name: &str) -> nix::unistd::Pid {
+    let mut found = None;
+    // For a moment after its start it has no command line yet.
+    until("there is a supervisor", async || {
+        found = fs::read_dir("/proc").unwrap().flatten().find_map(|entry| {
+            let line = fs::read(entry.path().join("cmdline")).ok()?;
+            let ours = line.starts_with(b"robata-supervisor\0") && String::from_utf8_lossy(&line).contains(name);
+            ours.then(|| entry.file_name().to_str()?.parse().ok()).flatten()
+        });
+        found.is_some()
+    })
+    .await;
+    nix::unistd::Pid::from_raw(found.unwrap())
 }

@@ -264,3 +264,114 @@ impl ScriptedEngine {
         ]
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use futures::StreamExt;
+    use robata_core::{
+        ErrorKind, JobId,
+        executor::{Ending, Position, Prepare, ReadOutput, Target},
+    };
+
+    use super::*;
+
+    fn request(attempt: AttemptId, mark: &str, words: &[&str]) -> Prepare {
+        Prepare {
+            name: format!("thing-of-{attempt}"),
+            labels: BTreeMap::from([
+                (label::INSTALLATION.to_owned(), "ours".to_owned()),
+                (label::ATTEMPT.to_owned(), attempt.to_string()),
+                (label::MARK.to_owned(), mark.to_owned()),
+            ]),
+            spec: Spec {
+                command: command(words),
+                ..Spec::default()
+            },
+            progress: None,
+        }
+    }
+
+    fn an_attempt() -> AttemptId {
+        AttemptId {
+            job: JobId::new(),
+            number: 1,
+        }
+    }
+
+    async fn state(executor: &dyn Executor, handle: &Handle) -> ThingState {
+        let seen = executor.observe(&[Target::Handle(handle.clone())]).await.unwrap();
+        seen[0].state.clone()
+    }
+
+    #[tokio::test]
+    async fn a_thing_runs_once_whoever_starts_it() {
+        let engine = ScriptedEngine::new();
+        let (executor, restarted) = (engine.executor(), engine.executor());
+        let attempt = an_attempt();
+        let made = executor
+            .prepare(request(attempt, "m", &["print:hi", "exit:3"]))
+            .await
+            .unwrap();
+        assert_eq!(state(&*executor, &made.handle).await, ThingState::Prepared);
+        let again = restarted
+            .prepare(request(attempt, "m", &["print:hi", "exit:3"]))
+            .await
+            .unwrap();
+        assert_eq!(made, again);
+        for executor in [&executor, &restarted, &executor] {
+            executor.start(&made.handle).await.unwrap();
+        }
+        let ended = state(&*restarted, &made.handle).await;
+        assert!(matches!(
+            ended,
+            ThingState::Ended(Ending {
+                end: End::Exited(3),
+                ..
+            })
+        ));
+        assert_eq!(engine.starts(attempt), 1);
+        let read = ReadOutput {
+            handle: made.handle.clone(),
+            from: Position::default(),
+            follow: true,
+        };
+        let output: Vec<_> = restarted.output(read).await.unwrap().collect().await;
+        assert_eq!(output.len(), 1);
+        assert_eq!(output[0].as_ref().unwrap().data.as_ref(), b"hi");
+    }
+
+    #[tokio::test]
+    async fn another_mark_replaces_what_never_ran_and_nothing_else() {
+        let engine = ScriptedEngine::new();
+        let executor = engine.executor();
+        let attempt = an_attempt();
+        let first = executor.prepare(request(attempt, "m", &[])).await.unwrap().handle;
+        let second = executor.prepare(request(attempt, "n", &[])).await.unwrap().handle;
+        assert_eq!(executor.start(&first).await.unwrap_err().kind(), ErrorKind::NotFound);
+        executor.start(&second).await.unwrap();
+        let refused = executor.prepare(request(attempt, "o", &[])).await.unwrap_err();
+        assert_eq!(refused.kind(), ErrorKind::StillRuns);
+        let refused = executor.remove(&second, false).await.unwrap_err();
+        assert_eq!(refused.kind(), ErrorKind::StillRuns);
+        executor.stop(&second, Duration::ZERO).await.unwrap();
+        executor.stop(&second, Duration::ZERO).await.unwrap();
+        executor.remove(&second, false).await.unwrap();
+        executor.remove(&second, false).await.unwrap();
+        assert!(engine.things().is_empty());
+    }
+
+    #[tokio::test]
+    async fn events_begin_with_a_gap_and_tell_every_end() {
+        let engine = ScriptedEngine::new();
+        let executor = engine.executor();
+        let mut events = executor.events();
+        assert_eq!(events.next().await, Some(Event::Gap));
+        let attempt = an_attempt();
+        let handle = executor.prepare(request(attempt, "m", &[])).await.unwrap().handle;
+        executor.start(&handle).await.unwrap();
+        assert!(engine.end(attempt, End::Signalled(9)));
+        for _ in 0..3 {
+            assert_eq!(events.next().await, Some(Event::Changed(handle.clone())));
+        }
+    }
+}

@@ -12,6 +12,7 @@ mod hold;
 mod random;
 mod read;
 mod record;
+mod retention;
 mod schedule;
 mod world;
 
@@ -23,6 +24,7 @@ pub use hold::*;
 pub use random::*;
 pub use read::*;
 pub use record::*;
+pub use retention::*;
 pub use schedule::*;
 pub use world::{Harness, World};
 
@@ -149,6 +151,7 @@ mod tests {
                 include_str!("record.rs"),
                 include_str!("hold.rs"),
                 include_str!("schedule.rs"),
+                include_str!("retention.rs"),
                 include_str!("catalog.rs"),
                 include_str!("read.rs"),
                 include_str!("random.rs"),

@@ -130,7 +130,10 @@ impl Rig {
         let queue = MemoryQueue::new(MemoryConfig::default());
         let mut writes = vec![CatalogWrite::App(app(), Default::default())];
         if max_running.is_some() {
-            writes.push(CatalogWrite::Queue(QueueName::from(app()), QueueSettings { max_running }));
+            writes.push(CatalogWrite::Queue(
+                QueueName::from(app()),
+                QueueSettings { max_running },
+            ));
         }
         for (name, definition) in definitions {
             let options = match serde_json::to_value(definition)? {
@@ -255,7 +258,12 @@ impl Rig {
     }
 
     /// Waits for a state of a job; a failure tells how it stood.
-    pub(crate) async fn until(&self, job: JobId, what: &str, mut holds: impl FnMut(&JobDetail) -> bool) -> Result<JobDetail> {
+    pub(crate) async fn until(
+        &self,
+        job: JobId,
+        what: &str,
+        mut holds: impl FnMut(&JobDetail) -> bool,
+    ) -> Result<JobDetail> {
         let deadline = tokio::time::Instant::now() + STATE;
         let mut ticks = tokio::time::interval(Duration::from_millis(10));
         loop {

@@ -88,7 +88,9 @@ impl AttemptStore for FaultyStore {
         self.faults.around("store.adopt", self.store.adopt(request)).await
     }
     async fn release(&self, incarnation: IncarnationId) -> Result<()> {
-        self.faults.around("store.release", self.store.release(incarnation)).await
+        self.faults
+            .around("store.release", self.store.release(incarnation))
+            .await
     }
     async fn known(&self, attempts: &[AttemptId]) -> Result<Vec<Knowledge>> {
         self.faults.around("store.known", self.store.known(attempts)).await

@@ -1,0 +1,191 @@
+//! What nobody came for, and what is past its retention.
+
+use std::{collections::BTreeMap, time::Duration};
+
+use anyhow::{Result, ensure};
+use robata_core::{
+    AttemptState, JobState, Reason,
+    job::{Cancel, NewJob, When},
+    store::LEASE,
+};
+
+use super::world::{World, exited, job, keyed, kind, labelled, name, sealed};
+
+const DAY: Duration = Duration::from_secs(86_400);
+
+fn delayed(secs: u64) -> Result<NewJob> {
+    Ok(NewJob {
+        when: When::In(Duration::from_secs(secs)),
+        ..job("shop", "mail")?
+    })
+}
+
+async fn settle(world: &World, process: Option<Duration>) -> Result<Vec<robata_core::AttemptId>> {
+    let after = BTreeMap::from([(name("process")?, process)]);
+    Ok(world.store().settle_lost(&after, Duration::from_secs(1)).await?)
+}
+
+/// `settle_lost` MUST end as lost only attempts whose holder's lease ended at least this long ago and that nobody adopted.
+pub async fn only_what_nobody_came_for_is_lost(world: World) -> Result<()> {
+    let minutes = |n: u64| Some(Duration::from_secs(n * 60));
+    let (gone, live) = (world.worker().await?, world.worker().await?);
+    let orphan = world.running(gone, "resize").await?;
+    let kept = world.running(live, "mail").await?;
+    let ended = world.failed(gone).await?;
+    world.pass(LEASE * 3, &[live]).await?;
+    ensure!(settle(&world, minutes(10)).await?.is_empty(), "too soon");
+    world.pass(Duration::from_secs(540), &[live]).await?;
+    ensure!(settle(&world, minutes(10)).await?.is_empty(), "too soon");
+    ensure!(settle(&world, None).await?.is_empty(), "never means never");
+    world.pass(Duration::from_secs(60), &[live]).await?;
+    ensure!(settle(&world, minutes(10)).await? == [orphan.id]);
+    ensure!(settle(&world, minutes(10)).await?.is_empty(), "twice");
+    let attempt = world.store().attempt(orphan.id).await?;
+    ensure!(
+        attempt.state == AttemptState::Lost && attempt.reason == Some(Reason::Lost) && attempt.counted == Some(false),
+        "{attempt:?}"
+    );
+    ensure!(
+        world.job(orphan.id.job).await?.state == JobState::Queued,
+        "the platform pays for another"
+    );
+    ensure!(world.store().attempt(kept.id).await?.state.is_live());
+    // Lost is final, but its thing has to be stopped and removed: it is offered like any that is not finalised.
+    let adopted = world.adopt(live).await?;
+    let mut ids: Vec<_> = adopted.iter().map(|held| held.id).collect();
+    ids.sort_unstable();
+    let mut expected = [orphan.id, ended.id];
+    expected.sort_unstable();
+    ensure!(ids == expected, "{ids:?}");
+    let lost = adopted.iter().find(|held| held.id == orphan.id);
+    ensure!(lost.is_some_and(|held| held.state == AttemptState::Lost), "{lost:?}");
+    Ok(())
+}
+
+/// What was adopted is not lost.
+pub async fn what_was_adopted_is_not_lost(world: World) -> Result<()> {
+    let (gone, live) = (world.worker().await?, world.worker().await?);
+    world.running(gone, "mail").await?;
+    world.store().release(gone).await?;
+    ensure!(world.adopt(live).await?.len() == 1);
+    world.pass(DAY / 24, &[live]).await?;
+    ensure!(settle(&world, Some(Duration::from_secs(600))).await?.is_empty());
+    Ok(())
+}
+
+/// PROTOCOL H6: the time without marks does not count.
+pub async fn a_gap_in_the_marks_does_not_count_towards_lost(world: World) -> Result<()> {
+    let gone = world.worker().await?;
+    world.running(gone, "mail").await?;
+    world.store().release(gone).await?;
+    world.harness.advance(DAY);
+    world.store().judge().await?;
+    ensure!(settle(&world, Some(Duration::from_secs(600))).await?.is_empty());
+    world.pass(Duration::from_secs(602), &[]).await?;
+    ensure!(settle(&world, Some(Duration::from_secs(600))).await?.len() == 1);
+    Ok(())
+}
+
+/// A cancelled job whose attempt is lost has failed: we could not know (PROTOCOL X5).
+pub async fn a_cancelled_job_whose_attempt_is_lost_has_failed(world: World) -> Result<()> {
+    let gone = world.worker().await?;
+    let held = world.running(gone, "resize").await?;
+    world
+        .store()
+        .cancel(Cancel {
+            job: held.id.job,
+            by: "suite".into(),
+        })
+        .await?;
+    world.store().release(gone).await?;
+    world.pass(Duration::from_secs(602), &[]).await?;
+    settle(&world, Some(Duration::from_secs(600))).await?;
+    let job = world.job(held.id.job).await?;
+    ensure!(
+        job.state == JobState::Failed && job.reason == Some(Reason::Lost),
+        "{job:?}"
+    );
+    Ok(())
+}
+
+/// `prune` MUST remove ended jobs past their app's retention, and none that waits or runs.
+pub async fn prune_removes_what_is_past_its_retention_and_nothing_else(world: World) -> Result<()> {
+    world
+        .apply(r#"{"apps": {"shop": {"command": ["true"], "executor": "process", "retention": {"jobs": "1d", "failed": "9d", "logs": "30d"}}}}"#)
+        .await?;
+    let worker = world.worker().await?;
+    let waits = world.one(job("shop", "mail")?).await?;
+    let later = world.one(delayed(86_400 * 60)?).await?;
+    let runs = world.running(worker, "mail").await?;
+    let failed = world.failed(worker).await?;
+    world.wrote(worker, &failed, sealed()).await?;
+    let open = world.running(worker, "mail").await?;
+    world.wrote(worker, &open, exited(0)).await?;
+    let done = world.hold(worker, &world.one(labelled("tenant", "a")?).await?).await?;
+    world.wrote(worker, &done, exited(0)).await?;
+    world.wrote(worker, &done, sealed()).await?;
+    ensure!(world.store().prune(10).await?.jobs == 0, "too soon");
+    world.harness.advance(DAY * 2);
+    let pruned = world.store().prune(10).await?;
+    ensure!(pruned.jobs == 1 && pruned.logs == [done.id], "{pruned:?}");
+    let not_found = Some(robata_core::ErrorKind::NotFound);
+    ensure!(kind(&world.store().job(done.id.job).await) == not_found);
+    ensure!(kind(&world.store().attempt(done.id).await) == not_found);
+    let mut by_label = robata_core::store::ListJobs::default();
+    by_label.labels = vec![("tenant".into(), "a".into())];
+    by_label.limit = 10;
+    ensure!(world.store().jobs(by_label).await?.is_empty());
+    world.harness.advance(DAY * 30);
+    let pruned = world.store().prune(10).await?;
+    ensure!(
+        pruned.jobs == 1 && kind(&world.store().job(failed.id.job).await) == not_found,
+        "{pruned:?}"
+    );
+    // Not finalised: what is left of it in its realm must stay known.
+    for kept in [waits.id, later.id, runs.id.job, open.id.job] {
+        world.store().job(kept).await?;
+    }
+    Ok(())
+}
+
+/// Logs that must be removed are told again until they are.
+pub async fn logs_to_remove_are_told_until_they_are_removed(mut world: World) -> Result<()> {
+    let worker = world.worker().await?;
+    let held = world.failed(worker).await?;
+    world.wrote(worker, &held, sealed()).await?;
+    world.harness.advance(DAY * 31);
+    ensure!(
+        world.store().prune(10).await?.logs == [held.id],
+        "logs are kept 30 days, failed jobs 90"
+    );
+    world.harness.reopen().await?;
+    ensure!(world.store().prune(10).await?.logs == [held.id]);
+    world.store().logs_removed(&[held.id]).await?;
+    ensure!(world.store().prune(10).await?.logs.is_empty());
+    world.harness.advance(DAY * 60);
+    let pruned = world.store().prune(10).await?;
+    ensure!(pruned.jobs == 1 && pruned.logs.is_empty(), "{pruned:?}");
+    Ok(())
+}
+
+/// PROTOCOL I3: a key is kept at least 7 days after its job's end.
+pub async fn a_key_is_kept_for_a_week_after_its_jobs_end(world: World) -> Result<()> {
+    world
+        .apply(r#"{"apps": {"shop": {"command": ["true"], "executor": "process", "retention": {"jobs": "1h"}}}}"#)
+        .await?;
+    let first = world.one(keyed("k", 1)?).await?;
+    world
+        .store()
+        .cancel(Cancel {
+            job: first.id,
+            by: "suite".into(),
+        })
+        .await?;
+    world.harness.advance(DAY * 6);
+    world.store().prune(10).await?;
+    ensure!(world.one(keyed("k", 1)?).await?.id == first.id);
+    world.harness.advance(DAY * 2);
+    world.store().prune(10).await?;
+    ensure!(world.one(keyed("k", 2)?).await?.id != first.id);
+    Ok(())
+}
