@@ -94,6 +94,9 @@ async fn read(shared: &Arc<Shared>, wanted: Wanted, attempt: AttemptRecord) -> R
             follow,
         })
         .await?;
+    if attempt.finalised {
+        return Ok(as_finalised(entries, attempt.log));
+    }
     if !follow {
         return Ok(entries);
     }
@@ -110,6 +113,15 @@ async fn read(shared: &Arc<Shared>, wanted: Wanted, attempt: AttemptRecord) -> R
         Some((entry, follower))
     })
     .boxed())
+}
+
+/// A finalised attempt's log is written no more: where it has no seal, the store's word on it is the last one.
+fn as_finalised(entries: Entries, log: LogSummary) -> Entries {
+    let last_word = move |entry| match entry {
+        Ok(Entry::End(summary)) if summary.state == LogState::Open => Ok(Entry::End(log.clone())),
+        entry => entry,
+    };
+    entries.map(last_word).boxed()
 }
 
 /// Follows one attempt.

@@ -161,6 +161,8 @@ pub enum ThingState {
     Absent,
     /// Made, and never set going.
     Prepared,
+    /// Set going, and not known to run yet: it may still turn out that its program is not there.
+    Starting,
     /// Runs.
     Running {
         /// The engine's own start time.

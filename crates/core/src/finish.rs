@@ -167,25 +167,18 @@ pub struct Verdict {
 pub fn decide(outcome: &Outcome, facts: &Facts<'_>) -> Verdict {
     let (attempt, reason) = attempt_end(outcome, facts);
     let budget = match (outcome.end, reason) {
-        (End::NeverRan(NeverRan::NotSetGoing), _) if attempt == AttemptState::Error => {
-            Budget::Neither
-        }
+        (End::NeverRan(NeverRan::NotSetGoing), _) if attempt == AttemptState::Error => Budget::Neither,
         (_, Some(reason)) if reason.platform_pays() => Budget::Platform,
         _ => Budget::Own,
     };
     let counted = facts.counted + u32::from(budget == Budget::Own);
     let platform = facts.platform + u32::from(budget == Budget::Platform);
     let never_set_going = facts.never_set_going + u32::from(budget == Budget::Neither);
-    let refused_code =
-        matches!(outcome.end, End::Exited(code) if facts.policy.not_on_exit_codes.contains(&code));
+    let refused_code = matches!(outcome.end, End::Exited(code) if facts.policy.not_on_exit_codes.contains(&code));
     let again = match budget {
-        Budget::Own => {
-            counted < facts.max_attempts && !refused_code && reason != Some(Reason::Expired)
-        }
+        Budget::Own => counted < facts.max_attempts && !refused_code && reason != Some(Reason::Expired),
         // What waited for capacity until `start_within` passed has had its time: the job fails.
-        Budget::Platform => {
-            platform <= facts.policy.platform && !matches!(outcome.end, End::NeverRan(_))
-        }
+        Budget::Platform => platform <= facts.policy.platform && !matches!(outcome.end, End::NeverRan(_)),
         Budget::Neither => never_set_going < MAX_NEVER_SET_GOING,
     };
     let delay = match budget {
@@ -249,9 +242,7 @@ fn attempt_end(outcome: &Outcome, facts: &Facts<'_>) -> (AttemptState, Option<Re
     }
     match outcome.end {
         // A worker without a lease stops what is past its limit without having recorded it (PROTOCOL H2, X5).
-        End::Signalled(_) if past_timeout(outcome, facts) => {
-            (State::TimedOut, Some(Reason::TimedOut))
-        }
+        End::Signalled(_) if past_timeout(outcome, facts) => (State::TimedOut, Some(Reason::TimedOut)),
         End::Signalled(_) => (State::Failed, Some(Reason::Signal)),
         End::OutOfMemory(_) => (State::Failed, Some(Reason::OutOfMemory)),
         End::EngineFault => (State::Failed, Some(Reason::Platform)),
@@ -302,10 +293,7 @@ mod tests {
             stop_cause: Some(StopCause::Cancel),
             ..facts(&policy)
         };
-        assert_eq!(
-            decide(&Outcome::new(End::Exited(0)), &facts).job,
-            AfterAttempt::Succeed
-        );
+        assert_eq!(decide(&Outcome::new(End::Exited(0)), &facts).job, AfterAttempt::Succeed);
         let stopped = Outcome {
             stop_sent: true,
             ..Outcome::new(End::Exited(0))
@@ -327,11 +315,7 @@ mod tests {
             End::NeverRan(NeverRan::ImagePull),
             End::NeverRan(NeverRan::NotSetGoing),
         ] {
-            assert_eq!(
-                decide(&Outcome::new(end), &facts).job,
-                AfterAttempt::Cancel,
-                "{end:?}"
-            );
+            assert_eq!(decide(&Outcome::new(end), &facts).job, AfterAttempt::Cancel, "{end:?}");
         }
         let lost = decide(&Outcome::new(End::Lost), &facts);
         assert_eq!(
@@ -369,10 +353,7 @@ mod tests {
             finished_at: Some(Timestamp::from_millis(10_000)),
             ..Outcome::new(End::Signalled(9))
         };
-        assert_eq!(
-            decide(&outcome, &facts(&policy)).reason,
-            Some(Reason::TimedOut)
-        );
+        assert_eq!(decide(&outcome, &facts(&policy)).reason, Some(Reason::TimedOut));
     }
 
     #[test]
@@ -398,10 +379,7 @@ mod tests {
                 ..facts(&policy)
             },
         );
-        assert_eq!(
-            (verdict.job, verdict.reason),
-            (AfterAttempt::Fail, Some(Reason::Lost))
-        );
+        assert_eq!((verdict.job, verdict.reason), (AfterAttempt::Fail, Some(Reason::Lost)));
         let never = RetryPolicy {
             platform: 0,
             ..RetryPolicy::default()
@@ -418,10 +396,7 @@ mod tests {
             platform: 0,
             ..RetryPolicy::default()
         };
-        let verdict = decide(
-            &Outcome::new(End::NeverRan(NeverRan::NotSetGoing)),
-            &facts(&policy),
-        );
+        let verdict = decide(&Outcome::new(End::NeverRan(NeverRan::NotSetGoing)), &facts(&policy));
         assert_eq!(
             (verdict.budget, verdict.job, verdict.attempt),
             (Budget::Neither, AfterAttempt::RetryNow, AttemptState::Error)

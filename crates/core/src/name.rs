@@ -8,11 +8,9 @@ use sha2::{Digest, Sha256};
 use crate::error::{Error, ErrorKind};
 
 /// The rule of apps, queues and executors, for messages.
-pub const SHORT_RULE: &str =
-    "1 to 63 letters, digits, '_' or '-', beginning and ending with a letter or digit";
+pub const SHORT_RULE: &str = "1 to 63 letters, digits, '_' or '-', beginning and ending with a letter or digit";
 /// The rule of jobs, for messages.
-pub const JOB_RULE: &str =
-    "1 to 128 letters, digits, '.', '_', ':' or '-', beginning with a letter, digit or '_'";
+pub const JOB_RULE: &str = "1 to 128 letters, digits, '.', '_', ':' or '-', beginning with a letter, digit or '_'";
 
 fn is_short(text: &str) -> bool {
     let bytes = text.as_bytes();
@@ -142,11 +140,7 @@ pub struct NameRule {
 pub fn fit(name: &str, rule: NameRule) -> String {
     let bytes = name.as_bytes();
     let lower = |b: u8| {
-        if rule.lower_case {
-            b.to_ascii_lowercase()
-        } else {
-            b
-        }
+        if rule.lower_case { b.to_ascii_lowercase() } else { b }
     };
     let whole = !bytes.is_empty()
         && bytes.len() <= rule.max_bytes
@@ -164,10 +158,7 @@ pub fn fit(name: &str, rule: NameRule) -> String {
     for &byte in bytes {
         let byte = lower(byte);
         let shown = if (rule.allowed)(byte) { byte } else { b'-' };
-        if prefix.len() < room
-            && (!prefix.is_empty() || (rule.allowed_at_ends)(shown))
-            && (rule.allowed)(shown)
-        {
+        if prefix.len() < room && (!prefix.is_empty() || (rule.allowed_at_ends)(shown)) && (rule.allowed)(shown) {
             prefix.push(char::from(shown));
         }
     }
@@ -181,9 +172,8 @@ pub fn fit(name: &str, rule: NameRule) -> String {
 
 /// A name that already looks fitted is fitted again, so that nobody can choose another's fitted name.
 fn ends_like_a_digest(name: &str) -> bool {
-    name.rsplit_once('-').is_some_and(|(_, end)| {
-        end.len() == 10 && end.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'))
-    })
+    name.rsplit_once('-')
+        .is_some_and(|(_, end)| end.len() == 10 && end.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f')))
 }
 
 #[cfg(test)]

@@ -22,10 +22,7 @@ impl Payload {
     /// Checks that `bytes` are one JSON value, at most `max_bytes` long and `max_depth` deep, without lone surrogates.
     pub fn new(bytes: Bytes, max_bytes: usize, max_depth: usize) -> Result<Self, Error> {
         if bytes.len() > max_bytes {
-            let message = format!(
-                "the payload has {} bytes; at most {max_bytes} are allowed",
-                bytes.len()
-            );
+            let message = format!("the payload has {} bytes; at most {max_bytes} are allowed", bytes.len());
             return Err(Error::new(ErrorKind::Invalid, "payload.check", message));
         }
         scan(&bytes, max_depth, &mut |_| ())?;
@@ -55,9 +52,7 @@ impl Payload {
     pub fn compact(&self) -> Vec<u8> {
         let mut kept = Vec::with_capacity(self.0.len());
         // Was valid when it was made; a stored value that is not gives its prefix, which only compares as different.
-        let _ = scan(&self.0, usize::MAX, &mut |part| {
-            kept.extend_from_slice(part)
-        });
+        let _ = scan(&self.0, usize::MAX, &mut |part| kept.extend_from_slice(part));
         kept
     }
 }
@@ -107,9 +102,7 @@ fn scan(json: &[u8], max_depth: usize, keep: &mut dyn FnMut(&[u8])) -> Result<()
         match (expect, byte) {
             (Expect::Value | Expect::ValueOrClose, b'{' | b'[') => {
                 if open.len() >= max_depth {
-                    let message = format!(
-                        "the payload is nested deeper than {max_depth} levels at byte {at}"
-                    );
+                    let message = format!("the payload is nested deeper than {max_depth} levels at byte {at}");
                     return Err(Error::new(ErrorKind::Invalid, "payload.check", message));
                 }
                 open.push(byte == b'{');
@@ -163,9 +156,7 @@ fn scan(json: &[u8], max_depth: usize, keep: &mut dyn FnMut(&[u8])) -> Result<()
                 let word = [&b"true"[..], b"false", b"null"]
                     .into_iter()
                     .find(|word| json[at..].starts_with(word));
-                at += word
-                    .ok_or_else(|| wrong(at, "an unexpected character"))?
-                    .len();
+                at += word.ok_or_else(|| wrong(at, "an unexpected character"))?.len();
                 expect = after_value(&open);
             }
             (Expect::End, _) => return Err(wrong(at, "something follows the value")),
@@ -229,12 +220,7 @@ fn string_end(json: &[u8], start: usize) -> Result<usize, (usize, &'static str)>
 
 /// The place after the number that begins at `start`.
 fn number_end(json: &[u8], start: usize) -> Option<usize> {
-    let digits = |from: usize| {
-        json[from..]
-            .iter()
-            .take_while(|b| b.is_ascii_digit())
-            .count()
-    };
+    let digits = |from: usize| json[from..].iter().take_while(|b| b.is_ascii_digit()).count();
     let mut at = start + usize::from(json[start] == b'-');
     let whole = digits(at);
     if whole == 0 || (whole > 1 && json[at] == b'0') {

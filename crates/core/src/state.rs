@@ -234,9 +234,7 @@ impl AttemptState {
             // What never ran cannot be found to have never run once it was seen running.
             (Self::Running, On::Ended(Self::Error)) => return None,
             // A short attempt may be seen ended before it was seen running.
-            (Self::Starting | Self::Running | Self::Stopping, On::Ended(end)) if !end.is_live() => {
-                end
-            }
+            (Self::Starting | Self::Running | Self::Stopping, On::Ended(end)) if !end.is_live() => end,
             _ => return None,
         })
     }

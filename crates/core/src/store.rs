@@ -287,8 +287,7 @@ pub trait AttemptStore: fmt::Debug + Send + Sync {
     /// Claims.
     async fn claim(&self, request: Claim) -> Result<Vec<Claimed>>;
     /// What a claim holds whose answer was lost.
-    async fn claimed(&self, incarnation: IncarnationId, claim: ClaimId)
-    -> Result<Vec<HeldAttempt>>;
+    async fn claimed(&self, incarnation: IncarnationId, claim: ClaimId) -> Result<Vec<HeldAttempt>>;
     /// Writes about attempts.
     async fn record(&self, writes: Vec<AttemptWrite>) -> Result<Vec<Result<Written>>>;
     /// Takes over.
@@ -352,12 +351,7 @@ pub trait CatalogStore: fmt::Debug + Send + Sync {
     /// The catalog as it stands.
     async fn catalog(&self) -> Result<Catalog>;
     /// Changes it; answers the new one.
-    async fn change_catalog(
-        &self,
-        revision: u64,
-        writes: Vec<CatalogWrite>,
-        by: &str,
-    ) -> Result<Catalog>;
+    async fn change_catalog(&self, revision: u64, writes: Vec<CatalogWrite>, by: &str) -> Result<Catalog>;
 }
 
 /// The whole store.

@@ -1,7 +1,7 @@
 //! Whether a container's end falls into the engine's own restart (PROTOCOL X4).
 //!
-//! An engine without live-restore ends its containers: going down in good order it closes its connections and then
-//! sends SIGTERM; after a crash its next start does so, before it serves. Their exit codes look like any other's.
+//! An engine without live-restore ends its containers: going down in good order it sends SIGTERM, and soon answers no
+//! more; after a crash its next start does so, before it serves. Their exit codes look like any other's.
 //! The engine does not say when it was started, but it makes its `bridge` network anew at the end of each start
 //! (both seen on engine 20.10; `initBridgeDriver` in `daemon/daemon_unix.go`).
 
@@ -13,7 +13,7 @@ use std::{
 
 use robata_core::{
     Timestamp,
-    executor::{Ending, Observation, ThingState},
+    executor::{Ending, Handle, Observation, ThingState},
     finish::End,
 };
 
@@ -21,10 +21,15 @@ use crate::engine::Engine;
 
 /// A start that finds containers running waits up to 10 s for each to end, then serves.
 const BOOT: Duration = Duration::from_secs(30);
+/// Going down in good order, it gives its containers up to 15 s (`shutdown-timeout`), and some of our connections last
+/// until the end of that.
+const DOWN: Duration = Duration::from_secs(20);
 /// Two stamps of one moment differ by so much at most.
 const SLACK: Duration = Duration::from_secs(2);
 /// So many connections are remembered.
 const SPANS: usize = 32;
+/// So many ends that were the containers' own are remembered.
+const OWN: usize = 1024;
 
 /// A time in which we were connected to the engine, by the engine's clock.
 #[derive(Debug)]
@@ -35,9 +40,9 @@ struct Span {
     since: Instant,
 }
 
-/// When we were connected to the engine's events.
+/// When we were connected to the engine's events, and whose ends were seen to be their own.
 #[derive(Debug, Default)]
-pub(crate) struct Watched(Mutex<(u64, VecDeque<Span>)>);
+pub(crate) struct Watched(Mutex<(u64, VecDeque<Span>)>, Mutex<VecDeque<String>>);
 
 impl Watched {
     pub(crate) fn begin(&self, engine_now: Timestamp) -> u64 {
@@ -63,19 +68,26 @@ impl Watched {
         }
     }
 
-    /// Whether we were connected then, and stayed so for a while.
-    fn covers(&self, time: Timestamp) -> bool {
-        let spans = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        spans
-            .1
-            .iter()
-            .any(|span| span.from <= time && span.until.is_none_or(|until| time <= until.minus(SLACK)))
+    /// This container's end was seen and was its own; it stays so, whatever the engine does later.
+    fn remember(&self, id: &str) {
+        let mut own = self.1.lock().unwrap_or_else(PoisonError::into_inner);
+        if !own.iter().any(|own| own == id) {
+            own.push_back(id.to_owned());
+        }
+        if own.len() > OWN {
+            own.pop_front();
+        }
     }
 
-    /// Whether a connection broke before then and none has begun since.
+    fn is_own(&self, id: &str) -> bool {
+        let own = self.1.lock().unwrap_or_else(PoisonError::into_inner);
+        own.iter().any(|own| own == id)
+    }
+
+    /// Whether a connection broke before then, or so soon after that the engine was going down already.
     fn broken_at(&self, time: Timestamp) -> bool {
         let spans = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let broke = |span: &Span| span.until.is_some_and(|until| until.minus(SLACK) <= time);
+        let broke = |span: &Span| span.until.is_some_and(|until| until.minus(DOWN) <= time);
         spans.1.iter().any(broke)
     }
 }
@@ -94,10 +106,10 @@ fn is_engines(ending: &Ending, booted: Option<Timestamp>, watched: &Watched) -> 
     if ending.started_at.is_some_and(|started| started >= booted) {
         return false;
     }
-    if finished > booted.plus(SLACK) || watched.covers(finished) {
+    if finished > booted.plus(SLACK) {
         return false;
     }
-    // While it was starting; between our losing it and its start; or, while nobody looked, by a signal.
+    // While it was starting; while it went down; or by a signal, which we see only now.
     finished >= booted.minus(BOOT) || watched.broken_at(finished) || by_signal
 }
 
@@ -116,11 +128,16 @@ pub(crate) async fn mark(engine: &Engine, watched: &Watched, observations: &mut 
         .ok()
         .and_then(|bridge| crate::state::time(bridge.created.as_ref()));
     for one in observations {
-        if let ThingState::Ended(ending) = &mut one.state
-            && is_engines(ending, booted, watched)
-        {
-            ending.end = End::EngineFault;
-            ending.message = Some("ended by the engine's own restart".to_owned());
+        let Some(Handle(id)) = &one.handle else {
+            continue;
+        };
+        if let ThingState::Ended(ending) = &mut one.state {
+            if watched.is_own(id) || !is_engines(ending, booted, watched) {
+                watched.remember(id);
+            } else {
+                ending.end = End::EngineFault;
+                ending.message = Some("ended by the engine's own restart".to_owned());
+            }
         }
     }
 }
@@ -160,11 +177,12 @@ mod tests {
     }
 
     #[test]
-    fn an_end_that_we_were_connected_for_is_its_own() {
+    fn an_end_long_before_our_connection_broke_is_its_own() {
         let watched = Watched::default();
-        watched.begin(Timestamp::from_millis(80_000));
+        let span = watched.begin(Timestamp::from_millis(40_000));
+        watched.end(span);
         let booted = Some(Timestamp::from_millis(100_000));
-        assert!(!is_engines(&ending(End::Signalled(9), 95_000), booted, &watched));
+        assert!(!is_engines(&ending(End::Exited(3), 10_000), booted, &watched));
     }
 
     #[test]

@@ -19,6 +19,9 @@ use crate::error::{Fault, Result};
 const PERIOD: u64 = 100_000;
 const LEAST_QUOTA: u64 = 1_000;
 
+/// A probe takes less than a millisecond; what is so old was left.
+const STALE: Duration = Duration::from_secs(60);
+
 /// A group that is made for one thing.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -249,7 +252,18 @@ fn candidates(mounts: &str, own: &str, controller: &str) -> Vec<Base> {
 }
 
 fn probe(base: &Path, file: &str) -> bool {
-    let path = base.join(format!("robata-probe-{}", uuid::Uuid::new_v4().simple()));
+    const PREFIX: &str = "robata-probe-";
+    // One that was killed in the middle of this left its group.
+    for left in fs::read_dir(base).into_iter().flatten().flatten() {
+        let age = left
+            .metadata()
+            .and_then(|metadata| metadata.modified())
+            .map(|at| at.elapsed().unwrap_or_default());
+        if left.file_name().to_string_lossy().starts_with(PREFIX) && age.is_ok_and(|age| age > STALE) {
+            remove(&left.path());
+        }
+    }
+    let path = base.join(format!("{PREFIX}{}", uuid::Uuid::new_v4().simple()));
     if fs::create_dir(&path).is_err() {
         return false;
     }

@@ -218,7 +218,8 @@ fn observe(engine: &Engine, targets: &[Target]) -> Result<Vec<Observation>, Faul
                 continue;
             }
             Seen::Prepared => ThingState::Prepared,
-            Seen::Running(started_at) => ThingState::Running { started_at },
+            Seen::Running(started_at) if thing::executed(&thing.folder) => ThingState::Running { started_at },
+            Seen::Running(_) => ThingState::Starting,
             Seen::Ended(outcome) => {
                 engine.children.ended(&thing.handle);
                 ThingState::Ended(ending(outcome))

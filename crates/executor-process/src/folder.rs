@@ -401,8 +401,8 @@ mod tests {
         let folder = Folder::open(state.path(), installation).unwrap();
         let (dead, dead_aside) = folder.new_thing();
         let (live, live_aside) = folder.new_thing();
-        drop(lock::take_new(&dead.lock).unwrap());
-        let _held = lock::take_new(&live.lock).unwrap();
+        drop(lock::take_new(&dead.lock, b"").unwrap());
+        let _held = lock::take_new(&live.lock, b"").unwrap();
         for aside in [&dead_aside, &live_aside] {
             fs::create_dir_all(aside.join("closed")).unwrap();
             fs::set_permissions(aside.join("closed"), fs::Permissions::from_mode(0o000)).unwrap();

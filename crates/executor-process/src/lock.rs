@@ -6,6 +6,7 @@
 
 use std::{
     fs::{File, OpenOptions},
+    io::Write,
     os::unix::fs::OpenOptionsExt,
     path::Path,
 };
@@ -27,9 +28,9 @@ fn whole_file(kind: libc::c_int) -> libc::flock {
     }
 }
 
-/// Makes the file and takes its lock; it is held until the last copy of the open file is closed.
-pub(crate) fn take_new(path: &Path) -> Result<File> {
-    let file = OpenOptions::new()
+/// Makes the file, with this content, and takes its lock; it is held until the last copy of the open file is closed.
+pub(crate) fn take_new(path: &Path, content: &[u8]) -> Result<File> {
+    let mut file = OpenOptions::new()
         .read(true)
         .write(true)
         .create_new(true)
@@ -37,6 +38,7 @@ pub(crate) fn take_new(path: &Path) -> Result<File> {
         .open(path)
         .map_err(Fault::io("make the lock", path))?;
     fcntl(&file, FcntlArg::F_OFD_SETLK(&whole_file(libc::F_WRLCK))).map_err(Fault::io("lock", path))?;
+    file.write_all(content).map_err(Fault::io("write", path))?;
     Ok(file)
 }
 
@@ -61,13 +63,13 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("lock");
         assert!(!is_held(&path).unwrap());
-        let file = take_new(&path).unwrap();
+        let file = take_new(&path, b"content").unwrap();
         assert!(is_held(&path).unwrap() && is_held(&path).unwrap());
         let copy = file.try_clone().unwrap();
         drop(file);
         assert!(is_held(&path).unwrap());
         drop(copy);
         assert!(!is_held(&path).unwrap());
-        take_new(&path).unwrap_err();
+        take_new(&path, b"content").unwrap_err();
     }
 }

@@ -36,8 +36,12 @@ pub(crate) fn prepare(engine: &Engine, request: &Prepare) -> Result<Handle> {
         let (new, aside) = folder.new_thing();
         let order = limits::order(&engine.config, &engine.cgroups, &new, &request.name, &request.spec)?;
         // Held from before anybody can see the thing until its supervisor is gone.
-        let held = lock::take_new(&new.lock)?;
-        if let Err(fault) = build(engine, &aside, request, &order) {
+        let record = record(engine, request, &order).map_err(Fault::io("write", &new.lock))?;
+        let held = match lock::take_new(&new.lock, &record) {
+            Ok(held) => held,
+            Err(fault) => return folder.remove(&new, None).and(Err(fault)),
+        };
+        if let Err(fault) = build(&aside, request, &order) {
             drop(held);
             return folder.remove(&new, None).and(Err(fault));
         }
@@ -96,8 +100,21 @@ fn settle(engine: &Engine, taken: &Thing, request: &Prepare) -> Result<Option<Ha
     }
 }
 
+/// What stands in the lock file.
+fn record(engine: &Engine, request: &Prepare, order: &Order) -> io::Result<Vec<u8>> {
+    let record = Record {
+        format: FORMAT,
+        name: request.name.clone(),
+        labels: request.labels.clone(),
+        created_at: clock::now(),
+        boot: engine.folder.boot.clone(),
+        cgroups: order.groups.iter().map(|group| group.path.clone()).collect(),
+    };
+    Ok(serde_json::to_vec(&record)?)
+}
+
 /// Everything but the supervisor, out of sight.
-fn build(engine: &Engine, aside: &Path, request: &Prepare, order: &Order) -> Result<()> {
+fn build(aside: &Path, request: &Prepare, order: &Order) -> Result<()> {
     let owner = order.user.as_ref().map(|ids| (Some(ids.user), Some(ids.group)));
     let own = |path: &Path| match owner {
         Some((user, group)) => chown(path, user, group).map_err(Fault::io("give to its user", path)),
@@ -111,17 +128,6 @@ fn build(engine: &Engine, aside: &Path, request: &Prepare, order: &Order) -> Res
     };
     // A job with another user passes through to its own folder and payload.
     folder(aside, if owner.is_some() { 0o711 } else { 0o700 })?;
-    let record = Record {
-        format: FORMAT,
-        name: request.name.clone(),
-        labels: request.labels.clone(),
-        created_at: clock::now(),
-        boot: engine.folder.boot.clone(),
-        cgroups: order.groups.iter().map(|group| group.path.clone()).collect(),
-    };
-    let path = aside.join("thing.json");
-    let bytes = serde_json::to_vec(&record).map_err(|error| Fault::io("write", &path)(io::Error::from(error)))?;
-    write(&path, &bytes, 0o600)?;
     if request.spec.payload_file_env.is_some() {
         let path = aside.join("payload");
         write(&path, &request.spec.payload, 0o400)?;

@@ -96,8 +96,8 @@ pub(crate) fn settle(engine: &Engine, things: &[(&Thing, Option<Record>)]) -> Re
 
 /// Writes the outcome, so that all who look from now on see the same.
 fn keep(thing: &Thing, outcome: &Outcome) -> Result<()> {
-    match thing::reserve_outcome(&thing.folder).and_then(|reserved| outcome.write(&thing.folder, reserved)) {
-        // Another one who looks has just put the same in its place, or has removed the thing.
+    match outcome.put(&thing.folder) {
+        // Somebody has just removed the thing.
         Err(Fault::Io { source, .. }) if source.kind() == std::io::ErrorKind::NotFound => Ok(()),
         result => result,
     }

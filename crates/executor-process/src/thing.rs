@@ -2,13 +2,13 @@
 //!
 //! | file | who writes it | what it says |
 //! | --- | --- | --- |
-//! | `thing.json` | worker, at prepare | name, labels, boot id, control groups |
+//! | the lock | worker, at prepare | name, labels, boot id, control groups; held by the supervisor for its whole life |
 //! | `payload` | worker, at prepare | the payload |
 //! | `stdout`, `stderr` | the job | its output |
 //! | `control` | worker | a FIFO: a byte in it wakes the supervisor |
 //! | `verdict` | whoever is first, once for ever | `go` or `removed`: a link, because to make one is a single step that fails where one is |
-//! | `started` | supervisor | a link whose target is the start time in milliseconds |
 //! | `stop` | worker | a link whose target is the grace period in milliseconds |
+//! | `outcome.reserved` | supervisor, before the job's first step | room for the outcome; and that it has run |
 //! | `outcome.json` | supervisor; for a dead one whoever notices | how it ended |
 //! | `work` | the job | its working folder |
 
@@ -37,7 +37,7 @@ const OUTCOME_BYTES: usize = 2048;
 /// The longest message in an outcome, in bytes; in JSON a byte takes six at most.
 const MESSAGE_BYTES: usize = 256;
 
-/// `thing.json`.
+/// What stands in the lock file.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct Record {
@@ -98,7 +98,7 @@ impl Thing {
 
     /// `None` where there is none, or one that a crash of the machine left unreadable.
     pub(crate) fn record(&self) -> Result<Option<Record>> {
-        read_json(&self.path("thing.json"))
+        read_json(&self.lock)
     }
 
     /// What is the matter with it. In this order, because a supervisor writes its outcome before its lock is free.
@@ -176,16 +176,13 @@ pub(crate) fn decide(folder: &Path, verdict: Verdict) -> Result<Option<Verdict>>
     }
 }
 
-/// When it was set going.
+/// When it was set going, if its supervisor came so far.
 pub(crate) fn started(folder: &Path) -> Result<Option<Timestamp>> {
-    let millis = read_link(&folder.join("started"))?.and_then(|text| text.parse().ok());
-    Ok(millis.map(Timestamp::from_millis))
-}
-
-/// Notes when it was set going.
-pub(crate) fn note_start(folder: &Path, at: Timestamp) -> Result<()> {
-    let path = folder.join("started");
-    symlink(at.as_millis().to_string(), &path).map_err(Fault::io("note the start in", &path))
+    if folder.join("outcome.reserved").exists() || folder.join("outcome.json").exists() {
+        went_at(folder)
+    } else {
+        Ok(None)
+    }
 }
 
 /// The grace period of a stop that was asked for.
@@ -241,6 +238,14 @@ impl Outcome {
         }
         self.message = Some(message);
         self
+    }
+
+    /// Puts it in its place for a supervisor that is gone. Others who look may do the same at the same time.
+    pub(crate) fn put(&self, folder: &Path) -> Result<()> {
+        let path = folder.join(format!("outcome-{}", uuid::Uuid::new_v4().simple()));
+        let bytes = serde_json::to_vec(self).map_err(|error| Fault::io("write", &path)(io::Error::from(error)))?;
+        fs::write(&path, bytes).map_err(Fault::io("write", &path))?;
+        fs::rename(&path, folder.join("outcome.json")).map_err(Fault::io("publish", &path))
     }
 
     /// Writes it in the room taken by [`reserve_outcome`], and puts it in its place in one step. No fsync: what a crash

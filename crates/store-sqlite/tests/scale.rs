@@ -1,7 +1,7 @@
 //! Flat with size: what is asked of the store takes no longer when much waits in it. With wide bounds, so that a busy
 //! machine does not fail it: a scan would be a hundred times slower.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
 use robata_core::{
@@ -51,12 +51,12 @@ struct Times {
 }
 
 async fn measure(store: &SqliteStore, worker: IncarnationId) -> Result<Times> {
-    const N: u32 = 40;
+    const N: usize = 60;
     let line = Line {
         queue: "shop".parse()?,
         executor: "process".parse()?,
     };
-    let (mut enqueue, mut claim, mut list, mut references) = (0.0, 0.0, 0.0, 0.0);
+    let (mut enqueue, mut claim, mut list, mut references) = (vec![], vec![], vec![], vec![]);
     for _ in 0..N {
         let new = jobs(50)?;
         let begin = Instant::now();
@@ -69,7 +69,7 @@ async fn measure(store: &SqliteStore, worker: IncarnationId) -> Result<Times> {
         {
             answer?;
         }
-        enqueue += begin.elapsed().as_secs_f64();
+        enqueue.push(begin.elapsed());
         let begin = Instant::now();
         let next = store
             .references(Window {
@@ -77,7 +77,7 @@ async fn measure(store: &SqliteStore, worker: IncarnationId) -> Result<Times> {
                 size: 50,
             })
             .await?;
-        references += begin.elapsed().as_secs_f64();
+        references.push(begin.elapsed());
         let n = next.len();
         let begin = Instant::now();
         let request = Claim {
@@ -86,7 +86,7 @@ async fn measure(store: &SqliteStore, worker: IncarnationId) -> Result<Times> {
             references: next.into_iter().map(|reference| (line.clone(), reference)).collect(),
         };
         let claimed = store.claim(request).await?;
-        claim += begin.elapsed().as_secs_f64();
+        claim.push(begin.elapsed());
         ensure!(
             n == 50 && claimed.iter().all(|claimed| matches!(claimed, Claimed::Held(_))),
             "{n} references"
@@ -97,15 +97,20 @@ async fn measure(store: &SqliteStore, worker: IncarnationId) -> Result<Times> {
         page.states = vec![JobState::Queued];
         page.limit = 50;
         store.jobs(page).await?;
-        list += begin.elapsed().as_secs_f64();
+        list.push(begin.elapsed());
     }
-    let each = 1e6 / f64::from(N);
     Ok(Times {
-        enqueue_us: enqueue * each,
-        claim_us: claim * each,
-        list_us: list * each,
-        references_us: references * each,
+        enqueue_us: middle(enqueue),
+        claim_us: middle(claim),
+        list_us: middle(list),
+        references_us: middle(references),
     })
+}
+
+/// The median, in microseconds: a disk that stalls once says nothing about the store.
+fn middle(mut times: Vec<Duration>) -> f64 {
+    times.sort_unstable();
+    times[times.len() / 2].as_secs_f64() * 1e6
 }
 
 async fn open(folder: &std::path::Path) -> Result<(SqliteStore, IncarnationId)> {

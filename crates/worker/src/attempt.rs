@@ -136,7 +136,9 @@ impl Attempt {
                 // The engine refused because it runs: somebody's start came through.
                 false => self.take_running(handle, slot).await,
             },
-            (ThingState::Running { .. } | ThingState::Ended(_), Some(handle)) => self.take_running(handle, slot).await,
+            (ThingState::Starting | ThingState::Running { .. } | ThingState::Ended(_), Some(handle)) => {
+                self.take_running(handle, slot).await
+            }
             _ if self.held.handle.is_none() => Ok(Started::Never(None, never_set_going(HOLDER_GONE))),
             _ => {
                 let gone = "the engine says that it is gone; what became of it cannot be known";

@@ -10,6 +10,9 @@ use robata_core::{
 
 use crate::{backoff::Backoff, clock::wall_time, engine::Engine, shared::Shared};
 
+/// After something may have been left behind.
+const SOON: Duration = Duration::from_secs(3);
+
 /// Cleans one realm until told to stop.
 pub(crate) async fn serve(shared: Arc<Shared>, engine: Arc<Engine>) {
     let mut backoff = Backoff::new(Duration::from_secs(1), Duration::from_secs(60));
@@ -28,6 +31,8 @@ pub(crate) async fn serve(shared: Arc<Shared>, engine: Arc<Engine>) {
         tokio::select! {
             () = shared.stop.cancelled() => return,
             () = tokio::time::sleep(wait) => {}
+            // Not at once: what is on its way may still come.
+            () = engine.left_behind.notified() => tokio::time::sleep(SOON.min(wait)).await,
         }
     }
 }

@@ -39,6 +39,8 @@ pub(crate) struct Engine {
     realm: watch::Sender<Option<RealmId>>,
     watched: Mutex<Watched>,
     dirty: Notify,
+    /// Something may have been left behind: the clean-up need not wait for its time.
+    pub(crate) left_behind: Notify,
     /// Milliseconds by which the engine's clock is ahead of ours.
     ahead_millis: AtomicI64,
 }
@@ -107,6 +109,7 @@ impl Engine {
             realm: watch::Sender::new(None),
             watched: Mutex::default(),
             dirty: Notify::new(),
+            left_behind: Notify::new(),
             ahead_millis: AtomicI64::new(0),
             executor,
         }

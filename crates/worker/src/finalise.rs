@@ -77,7 +77,7 @@ async fn read_and_seal(attempt: &Attempt, pump: &mut Pump) -> LogSummary {
     seal(attempt, read).await
 }
 
-/// The log of what printed nothing: the store's own row says all.
+/// The log of what printed nothing: the store's own row says all, but to whoever follows the log itself.
 fn empty() -> LogSummary {
     LogSummary {
         state: LogState::Complete,
@@ -88,7 +88,7 @@ fn empty() -> LogSummary {
 
 async fn seal(attempt: &Attempt, read: Read) -> LogSummary {
     let summary = match read {
-        Read::Whole(0) => return empty(),
+        Read::Whole(0) if attempt.holding.wishes.borrow().followed_until.is_none() => return empty(),
         Read::Whole(bytes) => LogSummary {
             state: LogState::Complete,
             reason: None,

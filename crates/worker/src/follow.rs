@@ -43,8 +43,14 @@ async fn to_the_end(attempt: &Attempt, handle: &Handle) -> Result<Outcome, LetGo
     let mut deadline = started.and_then(|at| deadline(attempt, at));
     let mut short = std::pin::pin!(tokio::time::sleep(SHORT));
     let mut short_over = attempt.held.started_at.is_some();
+    let mut again = Backoff::new(SHORT, Duration::from_secs(1));
+    let mut look_again = None;
     loop {
         tokio::select! {
+            () = sleep_until(look_again), if look_again.is_some() => {
+                look_again = None;
+                watch.look();
+            }
             state = watch.next() => match state {
                 ThingState::Ended(ending) => return Ok(outcome(ending, false)),
                 ThingState::Absent => return Ok(lost()),
@@ -55,8 +61,8 @@ async fn to_the_end(attempt: &Attempt, handle: &Handle) -> Result<Outcome, LetGo
                         recorded = record_started(attempt, started_at, deadline).await?;
                     }
                 }
-                // Set going and not seen running yet: the engine tells when it does.
-                _ => {}
+                // Set going and not seen running yet: not every engine tells when it does.
+                _ => look_again = Some(Instant::now() + again.next()),
             },
             () = &mut short, if !short_over => {
                 short_over = true;

@@ -211,7 +211,9 @@ async fn prepare(
             }
         };
         let Some(result) = result else {
-            // The prepare was dropped and may have made something: it is looked for by its name.
+            // The prepare was dropped and may have made something: it is looked for by its name, and what the engine
+            // makes after that look is found by the clean-up.
+            attempt.engine.left_behind.notify_one();
             let look = async {
                 let seen = attempt.observe(Target::Name(attempt.name.clone())).await;
                 if let (ThingState::Prepared, Some(handle)) = (&seen.state, &seen.handle) {

@@ -84,11 +84,10 @@ async fn adoption_is_not_limited_by_slots() -> Result<()> {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_worker_that_slept_writes_nothing_and_goes_on_as_a_new_incarnation() -> Result<()> {
     let rig = Rig::new(&[("long", runs(&[])), ("short", runs(&["exit:0"]))]).await?;
-    let sleeper = rig.worker("a")?;
+    let (sleeper, silence) = rig.silent_worker("a")?;
     let job = rig.enqueue("long").await?;
     let id = rig.running(job).await?;
     let before = rig.store.workers().await?[0].incarnation;
-    let silence = sleeper.faults.hold("store.heartbeat", Moment::Begin);
     rig.end_lease("a").await?;
     let other = rig.worker("b")?;
     rig.until(job, "the other one holds it", |detail| {
@@ -110,15 +109,7 @@ async fn a_worker_that_slept_writes_nothing_and_goes_on_as_a_new_incarnation() -
     ensure!(only(&detail)?.exit_code == Some(5));
     // Waking, it is told, and goes on under another name.
     silence.open();
-    rig.eventually("it has registered again", || {
-        sleeper.faults.calls("store.register") >= 2
-    })
-    .await?;
-    let after = rig.store.workers().await?;
-    let live = after
-        .iter()
-        .find(|worker| worker.host == "a" && worker.ended_at.is_none());
-    ensure!(live.is_some_and(|worker| worker.incarnation != before));
+    rig.is_another_than(before, "a").await?;
     other.stop().await?;
     let next = rig.enqueue("short").await?;
     ensure_ended(&rig.finalised(next).await?, JobState::Succeeded, None)?;
@@ -128,17 +119,18 @@ async fn a_worker_that_slept_writes_nothing_and_goes_on_as_a_new_incarnation() -
 #[tokio::test(flavor = "multi_thread")]
 async fn a_sleepers_attempts_that_nobody_took_are_its_own_again() -> Result<()> {
     let rig = Rig::new(&[("long", runs(&[]))]).await?;
-    let sleeper = rig.worker("a")?;
+    let _sleeper = rig.worker("a")?;
     let job = rig.enqueue("long").await?;
     let id = rig.running(job).await?;
+    let before = rig.store.workers().await?[0].incarnation;
     rig.end_lease("a").await?;
     // The next heartbeat tells it that its lease is over.
-    rig.eventually("it has registered again", || {
-        sleeper.faults.calls("store.register") >= 2
+    rig.is_another_than(before, "a").await?;
+    rig.until(job, "its new incarnation holds it", |detail| {
+        let worker = detail.attempts[0].worker.as_deref();
+        worker.is_some_and(|worker| !worker.contains(&before.to_string()))
     })
     .await?;
-    rig.eventually("it has adopted", || sleeper.faults.calls("store.adopt") >= 2)
-        .await?;
     rig.cancel(job).await?;
     let detail = rig.finalised(job).await?;
     ensure!(detail.job.state == JobState::Cancelled);

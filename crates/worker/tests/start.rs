@@ -73,12 +73,10 @@ async fn an_attempt_is_told_who_it_is() -> Result<()> {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_zombie_that_wakes_before_its_prepare_starts_nothing() -> Result<()> {
     let rig = Rig::new(&[("short", runs(&["exit:0"]))]).await?;
-    let zombie = rig.worker("a")?;
+    let (zombie, _silence) = rig.silent_worker("a")?;
     let prepare = zombie.faults.hold("engine.prepare", Moment::Begin);
     let job = rig.enqueue("short").await?;
     prepare.holds(1).await;
-    // It neither renews nor learns that its lease has ended.
-    let _silent = zombie.faults.hold("store.heartbeat", Moment::Begin);
     rig.end_lease("a").await?;
     let _worker = rig.worker("b")?;
     let detail = rig.finalised(job).await?;
@@ -102,11 +100,10 @@ async fn a_zombie_that_wakes_before_its_prepare_starts_nothing() -> Result<()> {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_zombie_that_wakes_before_its_start_starts_nothing() -> Result<()> {
     let rig = Rig::new(&[("short", runs(&["exit:0"]))]).await?;
-    let zombie = rig.worker("a")?;
+    let (zombie, _silence) = rig.silent_worker("a")?;
     let start = zombie.faults.hold("engine.start", Moment::Begin);
     let job = rig.enqueue("short").await?;
     start.holds(1).await;
-    let _silent = zombie.faults.hold("store.heartbeat", Moment::Begin);
     rig.end_lease("a").await?;
     let _worker = rig.worker("b")?;
     let detail = rig.finalised(job).await?;
@@ -125,11 +122,10 @@ async fn a_zombie_that_wakes_before_its_start_starts_nothing() -> Result<()> {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_zombies_start_that_came_through_is_followed() -> Result<()> {
     let rig = Rig::new(&[("long", runs(&[]))]).await?;
-    let zombie = rig.worker("a")?;
+    let (zombie, _silence) = rig.silent_worker("a")?;
     let start = zombie.faults.hold("engine.start", Moment::Begin);
     let job = rig.enqueue("long").await?;
     start.holds(1).await;
-    let _silent = zombie.faults.hold("store.heartbeat", Moment::Begin);
     rig.end_lease("a").await?;
     let mut removal = None;
     let worker = rig.worker_with("b", |_, faults| {

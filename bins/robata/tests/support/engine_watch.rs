@@ -1,4 +1,5 @@
 //! An observer of a Docker engine that knows nothing of the platform: it writes down what the engine's events say.
+#![allow(dead_code, reason = "each test binary uses its own part of this")]
 
 use std::{
     collections::HashMap,
@@ -105,7 +106,7 @@ async fn watch(docker: Docker, lines: Arc<Mutex<Vec<Line>>>, ready: oneshot::Sen
     }
 }
 
-/// Unused where a test needs no second thread.
+/// Runs two at once.
 pub(crate) fn side_by_side<T: Send>(one: impl FnOnce() -> T + Send, other: impl FnOnce() -> T + Send) -> (T, T) {
     thread::scope(|scope| {
         let other = scope.spawn(other);

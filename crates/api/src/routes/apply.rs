@@ -6,7 +6,7 @@ use axum::extract::State;
 use robata_api_types::{ApplyAnswer, ApplyRequest, Place, Problem};
 use robata_core::{
     ErrorKind,
-    definition::{Catalog, Document, catalog::Plan},
+    definition::{Catalog, Document, plan::Plan},
 };
 
 use super::{Json, jobs::LOCAL, ok};

@@ -9,7 +9,7 @@ use axum::{
 use robata_api_types::{App, AppList, Place, Problem};
 use robata_core::{
     AppName,
-    definition::{Catalog, CatalogWrite, Document, catalog::Plan},
+    definition::{Catalog, CatalogWrite, Document, plan::Plan},
 };
 use serde_json::{Map, Value};
 

@@ -11,8 +11,8 @@ use robata_core::{
     AppName, JobName,
     definition::{
         Catalog, CatalogWrite, Document, JobEntry,
-        catalog::Plan,
         document::{AppDocument, Options, check_options},
+        plan::Plan,
     },
 };
 use serde_json::Value;

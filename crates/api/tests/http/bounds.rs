@@ -50,7 +50,7 @@ async fn a_large_body_is_taken_up_to_the_bound() {
     server.apply(document()).await;
     let payload = format!("\"{}\"", "y".repeat(1_000_000));
     let item = format!(r#"{{"app": "shop", "job": "mail", "payload": {payload}}}"#);
-    let body = format!(r#"{{"jobs": [{}]}}"#, vec![&*item; 8].join(","));
+    let body = format!(r#"{{"jobs": [{}]}}"#, [&*item; 8].join(","));
     let response = server.post("/api/v1/jobs/batch", &body).await;
     assert_eq!(response.status(), 200);
     let answer: robata_client::BatchAnswer = response.json().await.unwrap();

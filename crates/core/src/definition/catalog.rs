@@ -5,14 +5,10 @@ use std::{collections::BTreeMap, sync::Arc, time::Duration};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::{
-    Definition,
-    document::{self, Document, Options, Problem},
-    duration,
-};
+use super::{Definition, document::Options, duration};
 use crate::{
     Timestamp,
-    name::{AppName, ExecutorName, JobName, QueueName},
+    name::{AppName, JobName, QueueName},
 };
 
 /// The whole catalog, as small as its definitions; held in memory by all who resolve jobs.
@@ -117,60 +113,6 @@ pub struct AppSettings {
     pub retention: Retention,
 }
 
-/// What an item of a plan is about.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "snake_case")]
-pub enum PlanKind {
-    /// `[defaults]`.
-    Defaults,
-    /// A queue's settings.
-    Queue,
-    /// An app.
-    App,
-    /// A job definition.
-    Definition,
-}
-
-/// What an apply does to it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "snake_case")]
-pub enum PlanAction {
-    /// Makes it.
-    Create,
-    /// Changes it.
-    Update,
-    /// Leaves it as it is: the document says the same.
-    Unchanged,
-    /// Keeps it though the document leaves it out.
-    Keep,
-    /// Removes it.
-    Delete,
-}
-
-/// One line of a plan.
-#[derive(Clone, Debug, PartialEq, Serialize)]
-pub struct PlanItem {
-    /// What it is about.
-    pub kind: PlanKind,
-    /// The app, if it is of one.
-    pub app: Option<AppName>,
-    /// The name of the thing.
-    pub name: String,
-    /// What is done.
-    pub action: PlanAction,
-    /// The keys that change, as `key: old → new`.
-    pub changes: Vec<String>,
-}
-
-/// What an apply would do.
-#[derive(Clone, Debug, Default, PartialEq)]
-pub struct Plan {
-    /// For people, in the document's order of kinds.
-    pub items: Vec<PlanItem>,
-    /// For the store; empty where nothing changes.
-    pub writes: Vec<CatalogWrite>,
-}
-
 impl Catalog {
     /// The definition of this job, if there is one.
     #[must_use]
@@ -181,10 +123,7 @@ impl Catalog {
     /// The queue that jobs of `definition` go to where their enqueuer names none.
     #[must_use]
     pub fn queue_of(app: &AppName, definition: &Definition) -> QueueName {
-        definition
-            .queue
-            .clone()
-            .unwrap_or_else(|| app.clone().into())
+        definition.queue.clone().unwrap_or_else(|| app.clone().into())
     }
 
     /// Whether the enqueuer of a job of `app` may name `queue`: one that the app's definitions name, or its own.
@@ -197,192 +136,44 @@ impl Catalog {
                 .any(|job| Self::queue_of(app, &job.definition) == *queue)
         })
     }
+}
 
-    /// Plans to apply `document`: all of it, or nothing and every mistake.
-    ///
-    /// Apps that the document does not name are untouched, but for what follows from changed `[defaults]`; jobs left
-    /// out of a named app are kept, or removed if `prune`. `executors` are the names that exist here; empty: any.
-    pub fn plan(
-        &self,
-        document: &Document,
-        prune: bool,
-        executors: &[ExecutorName],
-    ) -> Result<Plan, Vec<Problem>> {
-        let mut plan = Plan::default();
-        let mut problems = Vec::new();
-        let defaults = document.defaults.as_ref().unwrap_or(&self.defaults);
-        if document.defaults.is_some() {
-            plan.note(
-                PlanKind::Defaults,
-                None,
-                "defaults",
-                Some(&self.defaults),
-                defaults,
-            );
-            if *defaults != self.defaults {
-                plan.writes.push(CatalogWrite::Defaults(defaults.clone()));
+impl Catalog {
+    /// Does one write in memory; stores use it to keep their copy in step with their rows.
+    pub fn write(&mut self, write: CatalogWrite, now: Timestamp) {
+        match write {
+            CatalogWrite::Defaults(options) => self.defaults = options,
+            CatalogWrite::Queue(name, settings) => {
+                self.queues.insert(name, settings);
             }
-        }
-        for (name, queue) in &document.queues {
-            let old = self.queues.get(name);
-            plan.note(
-                PlanKind::Queue,
-                None,
-                name.as_str(),
-                old.map(as_options).as_ref(),
-                &as_options(queue),
-            );
-            if old != Some(queue) {
-                plan.writes
-                    .push(CatalogWrite::Queue(name.clone(), queue.clone()));
+            CatalogWrite::App(name, settings) => {
+                let app = Arc::make_mut(self.apps.entry(name).or_default());
+                app.options = settings.options;
+                app.max_running = settings.max_running;
+                app.retention = settings.retention;
             }
-        }
-        let untouched = self
-            .apps
-            .keys()
-            .filter(|name| !document.apps.contains_key(*name) && *defaults != self.defaults);
-        for name in document.apps.keys().chain(untouched) {
-            self.plan_app(
-                name,
-                document,
-                defaults,
-                prune,
-                executors,
-                &mut plan,
-                &mut problems,
-            );
-        }
-        if problems.is_empty() {
-            Ok(plan)
-        } else {
-            Err(problems)
-        }
-    }
-
-    #[expect(
-        clippy::too_many_arguments,
-        reason = "one step of `plan`, cut out for its length"
-    )]
-    fn plan_app(
-        &self,
-        name: &AppName,
-        document: &Document,
-        defaults: &Options,
-        prune: bool,
-        executors: &[ExecutorName],
-        plan: &mut Plan,
-        problems: &mut Vec<Problem>,
-    ) {
-        let old = self.apps.get(name);
-        let new = document.apps.get(name);
-        let old_settings = old.map(|app| app.settings());
-        let settings = match new {
-            Some(app) => AppSettings {
-                options: app.options.clone(),
-                max_running: app.max_running,
-                retention: app.retention,
-            },
-            None => old_settings.clone().unwrap_or_default(),
-        };
-        if new.is_some() {
-            plan.note(
-                PlanKind::App,
-                None,
-                name.as_str(),
-                old_settings.as_ref().map(AppSettings::shown).as_ref(),
-                &settings.shown(),
-            );
-            if old_settings.as_ref() != Some(&settings) {
-                plan.writes
-                    .push(CatalogWrite::App(name.clone(), settings.clone()));
+            CatalogWrite::DeleteApp(name) => {
+                self.apps.remove(&name);
             }
-        }
-        let kept: BTreeMap<_, _> = old
-            .into_iter()
-            .flat_map(|app| app.jobs.iter().map(|(job, entry)| (job, &entry.options)))
-            .collect();
-        let named: BTreeMap<_, _> = new.into_iter().flat_map(|app| app.jobs.iter()).collect();
-        for job in kept
-            .keys()
-            .chain(named.keys().filter(|job| !kept.contains_key(*job)))
-        {
-            let before = self.job(name, job);
-            let Some(&options) = named
-                .get(job)
-                .or_else(|| kept.get(job).filter(|_| !prune || new.is_none()))
-            else {
-                plan.items.push(PlanItem::new(
-                    PlanKind::Definition,
-                    Some(name),
-                    job.as_str(),
-                    PlanAction::Delete,
-                ));
-                plan.writes
-                    .push(CatalogWrite::DeleteJob(name.clone(), (*job).clone()));
-                continue;
-            };
-            let path = ["apps", name.as_str(), "jobs", job.as_str()];
-            let definition = match document::definition(
-                document::merge(&[defaults, &settings.options, options]),
-                &path,
-            ) {
-                Ok(definition) => Arc::new(definition),
-                Err(mut found) => {
-                    problems.append(&mut found);
-                    continue;
-                }
-            };
-            if let Some(executor) = definition
-                .executor
-                .as_ref()
-                .filter(|name| !executors.is_empty() && !executors.contains(name))
-            {
-                let known: Vec<_> = executors.iter().map(ExecutorName::as_str).collect();
-                let path = path
-                    .iter()
-                    .copied()
-                    .chain(["executor"])
-                    .map(str::to_owned)
-                    .collect();
-                let message = format!(
-                    "no executor is called {executor}; there are {}",
-                    known.join(", ")
+            CatalogWrite::Job(app, job, options, definition) => {
+                let jobs = &mut Arc::make_mut(self.apps.entry(app).or_default()).jobs;
+                let version = jobs
+                    .get(&job)
+                    .map_or(1, |entry| entry.version + u32::from(*entry.definition != *definition));
+                jobs.insert(
+                    job,
+                    JobEntry {
+                        options,
+                        definition,
+                        version,
+                        updated_at: now,
+                    },
                 );
-                problems.push(Problem {
-                    path,
-                    code: "unknown_executor",
-                    message,
-                });
-                continue;
             }
-            let same = before
-                .is_some_and(|entry| *entry.definition == *definition && entry.options == *options);
-            if !named.contains_key(job) && same {
-                if new.is_some() {
-                    plan.items.push(PlanItem::new(
-                        PlanKind::Definition,
-                        Some(name),
-                        job.as_str(),
-                        PlanAction::Keep,
-                    ));
+            CatalogWrite::DeleteJob(app, job) => {
+                if let Some(app) = self.apps.get_mut(&app) {
+                    Arc::make_mut(app).jobs.remove(&job);
                 }
-                continue;
-            }
-            let whole = before.map(|entry| as_options(&*entry.definition));
-            plan.note(
-                PlanKind::Definition,
-                Some(name),
-                job.as_str(),
-                whole.as_ref(),
-                &as_options(&*definition),
-            );
-            if !same {
-                plan.writes.push(CatalogWrite::Job(
-                    name.clone(),
-                    (*job).clone(),
-                    options.clone(),
-                    definition,
-                ));
             }
         }
     }
@@ -409,202 +200,15 @@ impl AppSettings {
             shown.insert("max_running".into(), limit.into());
         }
         if self.retention != Retention::default() {
-            shown.insert(
-                "retention".into(),
-                Value::Object(as_options(&self.retention)),
-            );
+            shown.insert("retention".into(), Value::Object(as_options(&self.retention)));
         }
         shown
     }
 }
 
-impl PlanItem {
-    fn new(kind: PlanKind, app: Option<&AppName>, name: &str, action: PlanAction) -> Self {
-        Self {
-            kind,
-            app: app.cloned(),
-            name: name.to_owned(),
-            action,
-            changes: Vec::new(),
-        }
-    }
-}
-
-impl Plan {
-    fn note(
-        &mut self,
-        kind: PlanKind,
-        app: Option<&AppName>,
-        name: &str,
-        old: Option<&Options>,
-        new: &Options,
-    ) {
-        let action = match old {
-            None => PlanAction::Create,
-            Some(old) if old == new => PlanAction::Unchanged,
-            Some(_) => PlanAction::Update,
-        };
-        let mut item = PlanItem::new(kind, app, name, action);
-        if let (PlanAction::Update, Some(old)) = (action, old) {
-            differences("", old, new, &mut item.changes);
-        }
-        self.items.push(item);
-    }
-}
-
-fn differences(prefix: &str, old: &Options, new: &Options, changes: &mut Vec<String>) {
-    let keys: std::collections::BTreeSet<_> = old.keys().chain(new.keys()).collect();
-    for key in keys {
-        match (old.get(key), new.get(key)) {
-            (Some(Value::Object(old)), Some(Value::Object(new))) => {
-                differences(&format!("{prefix}{key}."), old, new, changes)
-            }
-            (old, new) if old != new => {
-                let show = |value: Option<&Value>| {
-                    value.map_or_else(|| "unset".to_owned(), Value::to_string)
-                };
-                changes.push(format!("{prefix}{key}: {} → {}", show(old), show(new)));
-            }
-            _ => {}
-        }
-    }
-}
-
-fn as_options<T: Serialize>(value: &T) -> Options {
+pub(super) fn as_options<T: Serialize>(value: &T) -> Options {
     match serde_json::to_value(value) {
         Ok(Value::Object(options)) => options,
         _ => Options::new(),
-    }
-}
-
-impl Catalog {
-    /// Does one write in memory; stores use it to keep their copy in step with their rows.
-    pub fn write(&mut self, write: CatalogWrite, now: Timestamp) {
-        match write {
-            CatalogWrite::Defaults(options) => self.defaults = options,
-            CatalogWrite::Queue(name, settings) => {
-                self.queues.insert(name, settings);
-            }
-            CatalogWrite::App(name, settings) => {
-                let app = Arc::make_mut(self.apps.entry(name).or_default());
-                app.options = settings.options;
-                app.max_running = settings.max_running;
-                app.retention = settings.retention;
-            }
-            CatalogWrite::DeleteApp(name) => {
-                self.apps.remove(&name);
-            }
-            CatalogWrite::Job(app, job, options, definition) => {
-                let jobs = &mut Arc::make_mut(self.apps.entry(app).or_default()).jobs;
-                let version = jobs.get(&job).map_or(1, |entry| {
-                    entry.version + u32::from(*entry.definition != *definition)
-                });
-                jobs.insert(
-                    job,
-                    JobEntry {
-                        options,
-                        definition,
-                        version,
-                        updated_at: now,
-                    },
-                );
-            }
-            CatalogWrite::DeleteJob(app, job) => {
-                if let Some(app) = self.apps.get_mut(&app) {
-                    Arc::make_mut(app).jobs.remove(&job);
-                }
-            }
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use serde_json::json;
-
-    use super::*;
-
-    fn applied(catalog: &Catalog, document: Value, prune: bool) -> (Catalog, Plan) {
-        let plan = catalog
-            .plan(&Document::read(&document).unwrap(), prune, &[])
-            .unwrap();
-        let mut catalog = catalog.clone();
-        for write in plan.writes.clone() {
-            catalog.write(write, Timestamp::from_millis(1));
-        }
-        (catalog, plan)
-    }
-
-    #[test]
-    fn applying_twice_changes_nothing_the_second_time() {
-        let document = json!({"apps": {"a": {"image": "i", "jobs": {"x": {}, "y": {"timeout": "1m"}}}}, "queues": {"q": {"max_running": 2}}});
-        let (catalog, plan) = applied(&Catalog::default(), document.clone(), false);
-        assert_eq!(plan.writes.len(), 4);
-        let (_, again) = applied(&catalog, document, false);
-        assert!(again.writes.is_empty());
-        assert!(
-            again
-                .items
-                .iter()
-                .all(|item| item.action == PlanAction::Unchanged)
-        );
-    }
-
-    #[test]
-    fn jobs_left_out_are_kept_and_reported_unless_pruned() {
-        let (catalog, _) = applied(
-            &Catalog::default(),
-            json!({"apps": {"a": {"image": "i", "jobs": {"x": {}, "y": {}}}}}),
-            false,
-        );
-        let less = json!({"apps": {"a": {"image": "i", "jobs": {"x": {}}}}});
-        let (kept, plan) = applied(&catalog, less.clone(), false);
-        assert!(
-            plan.items
-                .iter()
-                .any(|item| item.name == "y" && item.action == PlanAction::Keep)
-        );
-        assert_eq!(kept.apps[&AppName::new("a").unwrap()].jobs.len(), 2);
-        let (pruned, plan) = applied(&catalog, less, true);
-        assert!(
-            plan.items
-                .iter()
-                .any(|item| item.name == "y" && item.action == PlanAction::Delete)
-        );
-        assert_eq!(pruned.apps[&AppName::new("a").unwrap()].jobs.len(), 1);
-    }
-
-    #[test]
-    fn an_apps_image_reaches_all_its_definitions_and_raises_their_versions() {
-        let (catalog, _) = applied(
-            &Catalog::default(),
-            json!({"apps": {"a": {"image": "i:1", "jobs": {"x": {}}}}}),
-            false,
-        );
-        let (catalog, plan) = applied(&catalog, json!({"apps": {"a": {"image": "i:2"}}}), false);
-        let entry = catalog
-            .job(&AppName::new("a").unwrap(), &JobName::new("x").unwrap())
-            .unwrap();
-        assert_eq!(
-            (entry.definition.image.as_deref(), entry.version),
-            (Some("i:2"), 2)
-        );
-        assert!(
-            plan.items
-                .iter()
-                .any(|item| item.changes == ["image: \"i:1\" → \"i:2\""])
-        );
-    }
-
-    #[test]
-    fn an_unknown_executor_is_a_problem_with_its_path() {
-        let document = Document::read(
-            &json!({"apps": {"a": {"image": "i", "jobs": {"x": {"executor": "dokcer"}}}}}),
-        )
-        .unwrap();
-        let problems = Catalog::default()
-            .plan(&document, false, &[ExecutorName::new("docker").unwrap()])
-            .unwrap_err();
-        assert_eq!(problems[0].path, ["apps", "a", "jobs", "x", "executor"]);
     }
 }

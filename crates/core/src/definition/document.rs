@@ -101,18 +101,11 @@ pub fn definition(merged: Options, path: &[&str]) -> Result<Definition, Vec<Prob
             .chain((!key.is_empty()).then_some(key))
             .map(str::to_owned)
             .collect();
-        vec![Problem {
-            path,
-            code,
-            message,
-        }]
+        vec![Problem { path, code, message }]
     };
-    let read: Definition = serde_json::from_value(Value::Object(merged))
-        .map_err(|error| problem("", "invalid", error.to_string()))?;
-    if read.image.is_none()
-        && read.command.as_ref().is_none_or(Vec::is_empty)
-        && read.entrypoint.is_none()
-    {
+    let read: Definition =
+        serde_json::from_value(Value::Object(merged)).map_err(|error| problem("", "invalid", error.to_string()))?;
+    if read.image.is_none() && read.command.as_ref().is_none_or(Vec::is_empty) && read.entrypoint.is_none() {
         return Err(problem(
             "",
             "nothing_to_run",
@@ -158,10 +151,7 @@ impl Reader {
     fn table<'v>(&mut self, value: &'v Value) -> Option<&'v Options> {
         let table = value.as_object();
         if table.is_none() {
-            self.problem(
-                "wrong_type",
-                format!("must be a table, not {}", kind_of(value)),
-            );
+            self.problem("wrong_type", format!("must be a table, not {}", kind_of(value)));
         }
         table
     }
@@ -280,10 +270,7 @@ impl Reader {
         let before = self.problems.len();
         if let Value::Object(table) = value {
             for (inner, value) in table {
-                let alone = wrap(Value::Object(Options::from_iter([(
-                    inner.clone(),
-                    value.clone(),
-                )])));
+                let alone = wrap(Value::Object(Options::from_iter([(inner.clone(), value.clone())])));
                 if let Err(error) = serde_json::from_value::<Definition>(alone) {
                     self.at(inner, |reader| reader.serde_problem(inner, &error));
                 }
@@ -308,18 +295,13 @@ impl Reader {
                         if let Err(message) = check_env_name(name) {
                             reader.problem("invalid_name", message);
                         } else if value.contains('\0') {
-                            reader.problem(
-                                "invalid",
-                                "the value has a NUL byte, which no environment can hold",
-                            );
+                            reader.problem("invalid", "the value has a NUL byte, which no environment can hold");
                         }
                     });
                 }
             }
             "retry" if definition.retry.max_attempts == 0 => {
-                self.at("max_attempts", |reader| {
-                    reader.problem("invalid", "must be at least 1")
-                });
+                self.at("max_attempts", |reader| reader.problem("invalid", "must be at least 1"));
             }
             "max_running" if definition.max_running == Some(0) => {
                 self.problem("invalid", "must be a whole number from 1 on")
@@ -333,11 +315,7 @@ impl Reader {
                 self.problem("invalid", "is no image reference");
             }
             "command" | "entrypoint" => {
-                let words = definition
-                    .command
-                    .iter()
-                    .chain(&definition.entrypoint)
-                    .flatten();
+                let words = definition.command.iter().chain(&definition.entrypoint).flatten();
                 if words.into_iter().any(|word| word.contains('\0')) {
                     self.problem("invalid", "has a NUL byte, which no argument can hold");
                 }
@@ -383,9 +361,7 @@ pub fn check_env_name(name: &str) -> Result<(), String> {
         return Err(format!("{name:?} is no name of an environment variable"));
     }
     if name.starts_with("ROBATA_") || name == "TRACEPARENT" {
-        return Err(format!(
-            "{name} is set by the platform and cannot be set here"
-        ));
+        return Err(format!("{name} is set by the platform and cannot be set here"));
     }
     Ok(())
 }
@@ -476,9 +452,6 @@ mod tests {
         let definition = definition(merged, &[]).unwrap();
         assert_eq!(definition.retry.max_attempts, 5);
         assert_eq!(definition.env["RAILS_ENV"], "production");
-        assert_eq!(
-            definition.resources.memory_at_most().unwrap().bytes,
-            256 << 20
-        );
+        assert_eq!(definition.resources.memory_at_most().unwrap().bytes, 256 << 20);
     }
 }

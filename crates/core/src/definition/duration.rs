@@ -34,11 +34,7 @@ pub fn format(duration: Duration) -> String {
     if duration.subsec_millis() > 0 {
         text.push_str(&format!("{}ms", duration.subsec_millis()));
     }
-    if text.is_empty() {
-        "0s".to_owned()
-    } else {
-        text
-    }
+    if text.is_empty() { "0s".to_owned() } else { text }
 }
 
 /// For `#[serde(with)]` on a `Duration`.
@@ -56,17 +52,12 @@ pub mod or_none {
     use super::{Deserialize, Deserializer, Duration, Serializer, de, format, parse};
 
     /// For `#[serde(with)]`.
-    pub fn serialize<S: Serializer>(
-        duration: &Option<Duration>,
-        serializer: S,
-    ) -> Result<S::Ok, S::Error> {
+    pub fn serialize<S: Serializer>(duration: &Option<Duration>, serializer: S) -> Result<S::Ok, S::Error> {
         serializer.serialize_str(&duration.map_or_else(|| "none".to_owned(), format))
     }
 
     /// For `#[serde(with)]`.
-    pub fn deserialize<'de, D: Deserializer<'de>>(
-        deserializer: D,
-    ) -> Result<Option<Duration>, D::Error> {
+    pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Duration>, D::Error> {
         let text = String::deserialize(deserializer)?;
         if text == "none" {
             Ok(None)
@@ -81,10 +72,7 @@ pub mod optional {
     use super::{Deserialize, Deserializer, Duration, Serializer, de, format, parse};
 
     /// For `#[serde(with)]`.
-    pub fn serialize<S: Serializer>(
-        duration: &Option<Duration>,
-        serializer: S,
-    ) -> Result<S::Ok, S::Error> {
+    pub fn serialize<S: Serializer>(duration: &Option<Duration>, serializer: S) -> Result<S::Ok, S::Error> {
         match duration {
             Some(duration) => serializer.serialize_str(&format(*duration)),
             None => serializer.serialize_none(),
@@ -92,13 +80,9 @@ pub mod optional {
     }
 
     /// For `#[serde(with)]`.
-    pub fn deserialize<'de, D: Deserializer<'de>>(
-        deserializer: D,
-    ) -> Result<Option<Duration>, D::Error> {
+    pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Duration>, D::Error> {
         let text = Option::<String>::deserialize(deserializer)?;
-        text.map(|text| parse(&text))
-            .transpose()
-            .map_err(de::Error::custom)
+        text.map(|text| parse(&text)).transpose().map_err(de::Error::custom)
     }
 }
 
@@ -108,12 +92,7 @@ mod tests {
 
     #[test]
     fn durations_read_as_people_write_them() {
-        for (text, seconds) in [
-            ("1h30m", 5400),
-            ("15s", 15),
-            ("30d", 2_592_000),
-            ("2h", 7200),
-        ] {
+        for (text, seconds) in [("1h30m", 5400), ("15s", 15), ("30d", 2_592_000), ("2h", 7200)] {
             assert_eq!(parse(text), Ok(Duration::from_secs(seconds)));
             assert_eq!(format(Duration::from_secs(seconds)), text);
         }

@@ -3,6 +3,7 @@
 pub mod catalog;
 pub mod document;
 pub mod duration;
+pub mod plan;
 pub mod quantity;
 
 use std::{collections::BTreeMap, time::Duration};
@@ -10,11 +11,9 @@ use std::{collections::BTreeMap, time::Duration};
 use serde::{Deserialize, Serialize};
 
 pub use self::{
-    catalog::{
-        App, Catalog, CatalogWrite, JobEntry, PlanAction, PlanItem, PlanKind, QueueSettings,
-        Retention,
-    },
+    catalog::{App, Catalog, CatalogWrite, JobEntry, QueueSettings, Retention},
     document::{Document, Problem},
+    plan::{Plan, PlanAction, PlanItem, PlanKind},
     quantity::{Cpu, Limit, Memory},
 };
 use crate::{
@@ -178,9 +177,7 @@ impl PayloadEnv {
         match self {
             Self::Switch(false) => Vec::new(),
             Self::Switch(true) => vec![own()],
-            Self::Names(names) => std::iter::once(own())
-                .chain(names.iter().cloned())
-                .collect(),
+            Self::Names(names) => std::iter::once(own()).chain(names.iter().cloned()).collect(),
         }
     }
 }

@@ -69,11 +69,7 @@ impl FromStr for Cpu {
                 millis
             }
         };
-        if millis == 0 {
-            Err(wrong())
-        } else {
-            Ok(Self { millis })
-        }
+        if millis == 0 { Err(wrong()) } else { Ok(Self { millis }) }
     }
 }
 
@@ -112,11 +108,7 @@ impl FromStr for Memory {
             .ok()
             .and_then(|count| count.checked_mul(factor))
             .ok_or_else(wrong)?;
-        if bytes == 0 {
-            Err(wrong())
-        } else {
-            Ok(Self { bytes })
-        }
+        if bytes == 0 { Err(wrong()) } else { Ok(Self { bytes }) }
     }
 }
 

@@ -22,6 +22,8 @@ use crate::{
 /// Answers the lock, to be held until the end, and the order.
 pub(super) fn begin() -> Result<(OwnedFd, Order)> {
     let io = |doing: &'static str| Fault::io::<std::io::Error>(doing, Path::new("the supervisor"));
+    // For ps: started as `/proc/self/exe` it would be called `exe`. A name is no need.
+    let _nameless = prctl::set_name(c"robata-superv");
     // Fails only where we lead a session already, which is as good.
     let _already = setsid();
     // Somebody may have started the worker with SIGCHLD ignored: then no child's end could be waited for.

@@ -35,6 +35,8 @@ use watch::Watch;
 pub(crate) const ARGUMENT: &str = "--robata-supervise-process";
 /// The supervisor's working folder is the thing's.
 const HERE: &str = ".";
+/// How often one that waits for its go looks whether it was forgotten.
+const FORGOTTEN: Duration = Duration::from_secs(60);
 /// How long to wait for killed processes before killing again what they may have forked.
 const AGAIN: Duration = Duration::from_millis(10);
 
@@ -66,16 +68,17 @@ fn supervise() -> Result<()> {
         match thing::verdict(Path::new(HERE))? {
             Some(Verdict::Go) => break,
             Some(Verdict::Removed) => return Ok(()),
-            None if !Path::new("thing.json").exists() => return Ok(()),
+            None if !Path::new("control").exists() => return Ok(()),
             None => {}
         }
-        if watch.wait(None)?.to_end && thing::decide(Path::new(HERE), Verdict::Removed)? != Some(Verdict::Go) {
+        // Now and then by itself, too: nobody tells it that its whole folder was removed.
+        if watch.wait(Some(FORGOTTEN))?.to_end && thing::decide(Path::new(HERE), Verdict::Removed)? != Some(Verdict::Go)
+        {
             return Ok(());
         }
     }
     let reserved = thing::reserve_outcome(Path::new(HERE))?;
     let started = thing::went_at(Path::new(HERE))?.unwrap_or_else(clock::now);
-    thing::note_start(Path::new(HERE), started)?;
     let mut outcome = match run(&order, &watch, started) {
         Ok(outcome) => outcome,
         Err(fault) => {
@@ -98,7 +101,10 @@ fn run(order: &Order, watch: &Watch, started: Timestamp) -> Result<Outcome> {
     let spawned = child::spawn(order);
     let mut family = Family::all(&order.groups);
     let main = match spawned {
-        Ok(pid) => pid,
+        Ok(pid) => {
+            thing::note_executed(Path::new(HERE))?;
+            pid
+        }
         Err(refusal) => {
             let mut outcome = Outcome::new(End::NeverRan(NeverRan::StartRefused), None).with_message(refusal.words());
             outcome.detail = Some(refusal.code());

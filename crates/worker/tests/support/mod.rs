@@ -13,7 +13,7 @@ use std::{collections::BTreeMap, sync::Arc, time::Duration};
 use anyhow::{Context, Result, ensure};
 use futures::StreamExt;
 use robata_core::{
-    AppName, AttemptId, ExecutorName, JobId, JobName, JobState, QueueName, Reason, WaitingReason,
+    AppName, AttemptId, ExecutorName, IncarnationId, JobId, JobName, JobState, QueueName, Reason, WaitingReason,
     attempt::{AttemptRecord, LogState},
     definition::{CatalogWrite, Definition, QueueSettings},
     executor::Stream,
@@ -29,7 +29,7 @@ use robata_scheduler::{Scheduler, SchedulerConfig};
 use robata_store_sqlite::{SqliteConfig, SqliteStore, clock::OffsetClock};
 use robata_testkit::{
     case,
-    engine::{Faults, ScriptedEngine, command},
+    engine::{Faults, Gate, Moment, ScriptedEngine, command},
 };
 use robata_worker::{Left, Worker, WorkerConfig};
 use tokio::{runtime::Runtime, sync::oneshot};
@@ -73,11 +73,11 @@ impl Drop for Rig {
 }
 
 pub(crate) fn app() -> AppName {
-    AppName::new("shop").unwrap()
+    AppName::new("shop").expect("a good name")
 }
 
 pub(crate) fn executor() -> ExecutorName {
-    ExecutorName::new("scripted").unwrap()
+    ExecutorName::new("scripted").expect("a good name")
 }
 
 pub(crate) fn line() -> Line {
@@ -167,6 +167,16 @@ impl Rig {
     /// Begins a worker with 4 slots.
     pub(crate) fn worker(&self, name: &str) -> Result<Running> {
         self.worker_with(name, |_, _| {})
+    }
+
+    /// Begins a worker that neither renews its lease nor learns that it has ended until the gate is opened. By its own
+    /// clock it may act for a lease's length, from its registration on.
+    pub(crate) fn silent_worker(&self, name: &str) -> Result<(Running, Gate)> {
+        let mut silence = None;
+        let worker = self.worker_with(name, |_, faults| {
+            silence = Some(faults.hold("store.heartbeat", Moment::Begin));
+        })?;
+        Ok((worker, silence.context("set above")?))
     }
 
     /// Begins a worker with other settings, or with faults from its first call on.
@@ -353,6 +363,18 @@ impl Rig {
             self.store.release(record.incarnation).await?;
         }
         Ok(())
+    }
+
+    /// Waits until this worker lives under another incarnation.
+    pub(crate) async fn is_another_than(&self, before: IncarnationId, worker: &str) -> Result<()> {
+        case::until("it goes on as a new incarnation", STATE, || async {
+            let workers = self.store.workers().await?;
+            let mut live = workers
+                .iter()
+                .filter(|record| record.host == worker && record.ended_at.is_none());
+            Ok(live.any(|record| record.incarnation != before).then_some(()))
+        })
+        .await
     }
 
     /// Lets so much time pass for the store that every lease that is not renewed expires, while masters keep their marks.

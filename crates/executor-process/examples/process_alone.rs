@@ -1,6 +1,6 @@
 //! Without Robata: runs a command supervised, follows its output, and survives being killed in the middle.
 //!
-//! `cargo run -p robata-executor-process --example alone -- sh -c 'for i in 1 2 3; do echo $i; sleep 1; done'`
+//! `cargo run -p robata-executor-process --example process_alone -- sh -c 'for i in 1 2 3; do echo $i; sleep 1; done'`
 
 use std::{collections::BTreeMap, io::Write};
 

@@ -1,0 +1,137 @@
+//! What the client makes of a server that goes away, talks nonsense, or stops in the middle.
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+
+use std::time::Duration;
+
+use futures::{StreamExt, TryStreamExt};
+use robata_client::{Client, ClientError, LogEntry, LogsRequest};
+use robata_core::{JobId, JobState};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpListener,
+    time::timeout,
+};
+
+/// Longer than anything here takes.
+const LONG: Duration = Duration::from_secs(20);
+
+/// A server that answers each connection's first request with the next of `answers` and hangs up.
+async fn server(answers: Vec<String>) -> Client {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let client = Client::new(&listener.local_addr().unwrap().to_string(), None).unwrap();
+    tokio::spawn(async move {
+        for answer in answers {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            let mut request = Vec::new();
+            while !request.ends_with(b"\r\n\r\n") {
+                request.push(stream.read_u8().await.unwrap());
+            }
+            stream.write_all(answer.as_bytes()).await.unwrap();
+        }
+    });
+    client
+}
+
+fn answer(status: &str, media_type: &str, body: &str) -> String {
+    let length = body.len();
+    format!(
+        "HTTP/1.1 {status}\r\nContent-Type: {media_type}\r\nContent-Length: {length}\r\nConnection: close\r\n\r\n{body}"
+    )
+}
+
+/// A job as a newer server may say it.
+fn job(id: JobId, state: &str) -> String {
+    format!(
+        r#"{{"id": "{id}", "app": "a", "job": "j", "queue": "a", "executor": "docker", "state": "{state}", "reason": null,
+            "message": null, "labels": {{}}, "priority": 0, "attempt": 1, "max_attempts": 1, "idempotency_key": null,
+            "created_at": "2026-01-01T00:00:00.000Z", "run_at": "2026-01-01T00:00:00.000Z", "expires_at": null,
+            "started_at": null, "finished_at": null, "cancel_requested_at": null, "waiting": null, "progress": 7}}"#
+    )
+}
+
+#[tokio::test]
+async fn a_wait_bears_a_server_that_is_being_restarted() {
+    let id = JobId::new();
+    let problem = r#"{"type": "x", "title": "x", "status": 503, "code": "unavailable", "detail": "x"}"#;
+    let client = server(vec![
+        String::new(),
+        answer("503 Service Unavailable", "application/problem+json", problem),
+        answer("200 OK", "application/json", &job(id, "a_new_state")),
+        "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 1000\r\n\r\n{".to_owned(),
+        answer("200 OK", "application/json", &job(id, "succeeded")),
+    ])
+    .await;
+    let job = timeout(LONG, client.wait(id)).await.unwrap().unwrap();
+    assert_eq!(job.state.known(), Some(JobState::Succeeded));
+}
+
+#[tokio::test]
+async fn a_wait_ends_with_a_refusal_that_does_not_pass() {
+    let problem = r#"{"code": "unknown_job", "status": 404, "detail": "there is no such job"}"#;
+    let client = server(vec![answer("404 Not Found", "application/problem+json", problem)]).await;
+    let error = timeout(LONG, client.wait(JobId::new())).await.unwrap().unwrap_err();
+    assert_eq!(error.problem().unwrap().code, "unknown_job");
+    assert_eq!(error.to_string(), "there is no such job");
+}
+
+#[tokio::test]
+async fn something_that_is_not_robata_is_told_as_that() {
+    let client = server(vec![
+        answer("200 OK", "text/html", "<html>a router's page</html>"),
+        answer("502 Bad Gateway", "text/html", "<html>no</html>"),
+    ])
+    .await;
+    for status in [200, 502] {
+        match client.apps().await.unwrap_err() {
+            ClientError::Unexpected { status: told, body, .. } => {
+                assert_eq!(told, status);
+                assert!(body.contains("<html>"), "{body}");
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_log_that_stops_in_the_middle_is_an_error_not_an_end() {
+    let line = r#"{"t":"2026-01-01T00:00:00.000Z","stream":"stdout","offset":0,"data":"a\n"}"#;
+    let whole = format!("{line}\n");
+    let cut = answer("200 OK", "application/x-ndjson", &whole);
+    let half = answer("200 OK", "application/x-ndjson", &format!("{whole}{}", &line[..20]));
+    let client = server(vec![cut, half]).await;
+    for _ in 0..2 {
+        let entries = client.log_entries(JobId::new(), &LogsRequest::default()).await.unwrap();
+        let entries: Vec<_> = timeout(LONG, entries.collect()).await.unwrap();
+        assert!(
+            matches!(
+                &entries[..],
+                [Ok(LogEntry::Output { .. }), Err(ClientError::BrokeOff { .. })]
+            ),
+            "{entries:?}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn lines_are_put_together_however_they_are_cut() {
+    let line = r#"{"t":"2026-01-01T00:00:00.000Z","stream":"stdout","offset":0,"data_base64":"/w=="}"#;
+    let gap = r#"{"stream":"stderr","offset":4,"gap":{"bytes":null}}"#;
+    let body = format!("{line}\n{gap}\n{}\n", r#"{"end":true,"complete":false,"reason":"gap"}"#);
+    // One byte a chunk.
+    let chunks: String = body.chars().map(|c| format!("1\r\n{c}\r\n")).collect();
+    let head = "HTTP/1.1 200 OK\r\nContent-Type: application/x-ndjson\r\nTransfer-Encoding: chunked\r\n\r\n";
+    let client = server(vec![format!("{head}{chunks}0\r\n\r\n")]).await;
+    let entries = client.log_entries(JobId::new(), &LogsRequest::default()).await.unwrap();
+    let entries: Vec<LogEntry> = timeout(LONG, entries.try_collect()).await.unwrap().unwrap();
+    assert_eq!(entries.len(), 3);
+    assert!(matches!(&entries[0], LogEntry::Output { data, .. } if data[..] == [0xff]));
+    assert!(matches!(
+        &entries[1],
+        LogEntry::Gap {
+            bytes: None,
+            offset: 4,
+            ..
+        }
+    ));
+    assert!(matches!(&entries[2], LogEntry::End { complete: false, .. }));
+}
