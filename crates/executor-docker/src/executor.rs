@@ -264,6 +264,12 @@ impl Executor for DockerExecutor {
         lifecycle::remove(&self.inner.engine, &handle.0, force).await
     }
 
+    async fn now(&self) -> Result<Option<Timestamp>> {
+        let info = self.inner.engine.call(|client| client.info()).await;
+        let info = info.map_err(|fault| fault.into_error("docker.now"))?;
+        Ok(state::time(info.system_time.as_ref()))
+    }
+
     async fn owned(&self) -> Result<Vec<Owned>> {
         let listed = self.list("docker.owned").await?;
         self.sweep(&listed).await?;

@@ -1,7 +1,7 @@
 //! The Executor suite against a real engine, with each of the two ways for the payload.
 
 #[expect(dead_code, reason = "this test binary uses a part of it")]
-mod common;
+mod support;
 
 use std::{
     io::{Read, Write},
@@ -23,13 +23,13 @@ struct Docker(PayloadWay);
 #[async_trait]
 impl Harness for Docker {
     async fn connect(&self, installation: InstallationId) -> anyhow::Result<Arc<dyn Executor>> {
-        let mut config = common::config(installation);
+        let mut config = support::config(installation);
         config.payload = self.0;
         Ok(Arc::new(robata_executor_docker::DockerExecutor::connect(config)?))
     }
 
     fn argv(&self, argv: &[&str]) -> Spec {
-        common::argv(argv)
+        support::argv(argv)
     }
 
     fn missing_image(&self) -> Option<String> {

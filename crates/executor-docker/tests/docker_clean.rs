@@ -1,6 +1,6 @@
 //! Nothing is left behind, and nothing that is not ours is touched.
 
-mod common;
+mod support;
 
 use std::time::Duration;
 
@@ -21,13 +21,13 @@ fn with_payload(script: &str) -> Spec {
     Spec {
         payload: Bytes::from_static(b"{}"),
         payload_file_env: Some("ROBATA_PAYLOAD_FILE".to_owned()),
-        ..common::sh(script)
+        ..support::sh(script)
     }
 }
 
 /// The containers and volumes on the engine that carry this installation's label, seen from outside.
 async fn left(config: &DockerConfig) -> (usize, usize) {
-    let client = common::client(config);
+    let client = support::client(config);
     let ours = format!("{}={}", label::INSTALLATION, config.installation);
     let filters = Some([("label".to_owned(), vec![ours])].into());
     let list = bollard::query_parameters::ListContainersOptions {
@@ -54,25 +54,25 @@ async fn left(config: &DockerConfig) -> (usize, usize) {
 #[tokio::test]
 async fn a_hundred_quick_containers_leave_nothing() {
     for way in [PayloadWay::Auto, PayloadWay::Volume] {
-        let mut config = common::config(InstallationId::new());
+        let mut config = support::config(InstallationId::new());
         config.payload = way;
         let executor = executor(&config);
         let runs = (0..50).map(|number| {
             let executor = executor.clone();
             async move {
-                let handle = common::start(
+                let handle = support::start(
                     &executor,
                     with_payload(&format!("cat $ROBATA_PAYLOAD_FILE; exit {number}")),
                 )
                 .await;
-                assert_eq!(common::ending(&executor, &handle).await.end, End::Exited(number));
-                assert_eq!(common::printed(&executor, &handle).await.unwrap(), b"{}");
+                assert_eq!(support::ending(&executor, &handle).await.end, End::Exited(number));
+                assert_eq!(support::printed(&executor, &handle).await.unwrap(), b"{}");
                 executor.remove(&handle, false).await.expect("remove");
             }
         });
         stream::iter(runs).buffer_unordered(4).collect::<Vec<_>>().await;
         assert_eq!(left(&config).await, (0, 0));
-        assert_eq!(common::payload_files(&config), Vec::<String>::new());
+        assert_eq!(support::payload_files(&config), Vec::<String>::new());
         assert!(executor.owned().await.unwrap().is_empty());
     }
 }
@@ -80,11 +80,11 @@ async fn a_hundred_quick_containers_leave_nothing() {
 #[tokio::test]
 async fn two_installations_on_one_engine_never_touch_each_others_containers() {
     let (one, two) = (
-        common::config(InstallationId::new()),
-        common::config(InstallationId::new()),
+        support::config(InstallationId::new()),
+        support::config(InstallationId::new()),
     );
     let (first, second) = (executor(&one), executor(&two));
-    let request = common::request(with_payload("exec sleep 1000"));
+    let request = support::request(with_payload("exec sleep 1000"));
     let handle = first.prepare(request.clone()).await.expect("prepare").handle;
     first.start(&handle).await.expect("start");
 
@@ -101,47 +101,47 @@ async fn two_installations_on_one_engine_never_touch_each_others_containers() {
     assert_eq!(second.prepare(request).await.unwrap_err().kind(), ErrorKind::Conflict);
 
     assert!(matches!(
-        common::observe(&first, &handle).await,
+        support::observe(&first, &handle).await,
         ThingState::Running { .. }
     ));
-    assert_eq!(common::payload_files(&one).len(), 1);
+    assert_eq!(support::payload_files(&one).len(), 1);
     first.stop(&handle, Duration::ZERO).await.expect("stop");
-    common::empty(&one).await;
-    common::empty(&two).await;
+    support::empty(&one).await;
+    support::empty(&two).await;
 }
 
 #[tokio::test]
 async fn a_removal_that_is_under_way_is_waited_for() {
-    let config = common::config(InstallationId::new());
+    let config = support::config(InstallationId::new());
     let executor = executor(&config);
-    let handle = common::start(&executor, common::sh("exit 0")).await;
-    common::ending(&executor, &handle).await;
+    let handle = support::start(&executor, support::sh("exit 0")).await;
+    support::ending(&executor, &handle).await;
     let removals = (0..6).map(|_| executor.remove(&handle, false));
     for removed in futures::future::join_all(removals).await {
         removed.expect("remove");
     }
-    assert_eq!(common::observe(&executor, &handle).await, ThingState::Absent);
+    assert_eq!(support::observe(&executor, &handle).await, ThingState::Absent);
 }
 
 #[tokio::test]
 async fn a_payload_file_taken_away_by_a_dropped_prepare_does_not_break_the_next_one() {
-    let config = common::config(InstallationId::new());
+    let config = support::config(InstallationId::new());
     let executor = executor(&config);
-    let request = common::request(with_payload("cat $ROBATA_PAYLOAD_FILE"));
+    let request = support::request(with_payload("cat $ROBATA_PAYLOAD_FILE"));
     for micros in (0..40_000).step_by(2_000) {
         drop(tokio::time::timeout(Duration::from_micros(micros), executor.prepare(request.clone())).await);
     }
     let handle = executor.prepare(request).await.expect("prepare").handle;
     executor.start(&handle).await.expect("start");
-    assert_eq!(common::ending(&executor, &handle).await.end, End::Exited(0));
-    assert_eq!(common::printed(&executor, &handle).await.unwrap(), b"{}");
-    common::empty(&config).await;
+    assert_eq!(support::ending(&executor, &handle).await.end, End::Exited(0));
+    assert_eq!(support::printed(&executor, &handle).await.unwrap(), b"{}");
+    support::empty(&config).await;
     assert_eq!(left(&config).await, (0, 0));
 }
 
 #[tokio::test]
 async fn an_engine_that_is_not_there_is_unavailable_and_says_where_it_was_looked_for() {
-    let mut config = common::config(InstallationId::new());
+    let mut config = support::config(InstallationId::new());
     config.host = Some("unix:///no/such/engine.sock".to_owned());
     let executor = executor(&config);
     let error = executor.realm().await.unwrap_err();

@@ -1,6 +1,6 @@
 //! An engine of the test's own, killed and restarted: what it ended is its fault, and what we need is found again.
 
-mod common;
+mod support;
 
 use std::{
     path::{Path, PathBuf},
@@ -69,7 +69,7 @@ impl Engine {
             .stdout(log.try_clone().expect("a log"))
             .stderr(log);
         self.daemon = Some(command.spawn().expect("dockerd"));
-        let deadline = tokio::time::Instant::now() + common::STATE;
+        let deadline = tokio::time::Instant::now() + support::STATE;
         while !self.answers().await {
             let log = || std::fs::read_to_string(self.path("log")).unwrap_or_default();
             assert!(
@@ -106,7 +106,7 @@ impl Engine {
         let status = format!("/proc/{}/stat", containerd.trim());
         let dead =
             || std::fs::read_to_string(&status).is_ok_and(|stat| stat.contains(") Z ")) || !Path::new(&status).exists();
-        let deadline = tokio::time::Instant::now() + common::STATE;
+        let deadline = tokio::time::Instant::now() + support::STATE;
         while !dead() {
             assert!(tokio::time::Instant::now() < deadline, "containerd lives on");
             tokio::time::sleep(Duration::from_millis(10)).await;
@@ -128,7 +128,7 @@ impl Engine {
 
     /// An image of one static program, without a registry.
     fn load_image(&self, image: &str) {
-        let from = common::variable("ROBATA_TEST_DOCKER_HOST");
+        let from = support::variable("ROBATA_TEST_DOCKER_HOST");
         let pipe = format!("docker -H {from} save {image} | docker -H {} load", self.host());
         run("sh", &["-c", &pipe]);
     }
@@ -136,7 +136,7 @@ impl Engine {
     fn config(&self, installation: InstallationId) -> DockerConfig {
         DockerConfig {
             host: Some(self.host()),
-            ..common::config(installation)
+            ..support::config(installation)
         }
     }
 }
@@ -180,7 +180,7 @@ fn run(program: &str, args: &[&str]) {
 }
 
 async fn until_running(executor: &DockerExecutor, handle: &robata_core::executor::Handle) {
-    while !matches!(common::observe(executor, handle).await, ThingState::Running { .. }) {
+    while !matches!(support::observe(executor, handle).await, ThingState::Running { .. }) {
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
 }
@@ -196,7 +196,7 @@ async fn gap_after_unreachable(events: &mut (impl futures::Stream<Item = Event> 
             }
         }
     };
-    tokio::time::timeout(common::STATE, wait)
+    tokio::time::timeout(support::STATE, wait)
         .await
         .expect("the stream comes back");
 }
@@ -205,7 +205,7 @@ async fn gap_after_unreachable(events: &mut (impl futures::Stream<Item = Event> 
 async fn what_the_engine_ends_when_it_restarts_is_its_own_fault() {
     let mut engine = Engine::new();
     engine.start().await;
-    engine.load_image(&common::variable("ROBATA_TEST_IMAGE"));
+    engine.load_image(&support::variable("ROBATA_TEST_IMAGE"));
     let config = engine.config(InstallationId::new());
     let executor = DockerExecutor::connect(config.clone()).unwrap();
     let realm = executor.realm().await.expect("realm");
@@ -213,23 +213,23 @@ async fn what_the_engine_ends_when_it_restarts_is_its_own_fault() {
     assert_eq!(events.next().await, Some(Event::Gap));
 
     // Ends that are the containers' own are told as such, before and after.
-    let failed = common::start(&executor, common::sh("exit 3")).await;
-    let killed = common::start(&executor, common::sh("kill -9 $$")).await;
-    assert_eq!(common::ending(&executor, &failed).await.end, End::Exited(3));
-    assert_eq!(common::ending(&executor, &killed).await.end, End::Signalled(9));
+    let failed = support::start(&executor, support::sh("exit 3")).await;
+    let killed = support::start(&executor, support::sh("kill -9 $$")).await;
+    assert_eq!(support::ending(&executor, &failed).await.end, End::Exited(3));
+    assert_eq!(support::ending(&executor, &killed).await.end, End::Signalled(9));
 
     // A crash: its next start ends what it finds.
-    let plain = common::start(&executor, common::sh("echo up; exec sleep 1000")).await;
-    let catcher = common::start(
+    let plain = support::start(&executor, support::sh("echo up; exec sleep 1000")).await;
+    let catcher = support::start(
         &executor,
-        common::sh("trap 'exit 7' TERM; echo up; while :; do sleep 0.1; done"),
+        support::sh("trap 'exit 7' TERM; echo up; while :; do sleep 0.1; done"),
     )
     .await;
     for handle in [&plain, &catcher] {
         until_running(&executor, handle).await;
     }
     let prepared = executor
-        .prepare(common::request(common::sh("exit 0")))
+        .prepare(support::request(support::sh("exit 0")))
         .await
         .expect("prepare")
         .handle;
@@ -244,34 +244,34 @@ async fn what_the_engine_ends_when_it_restarts_is_its_own_fault() {
     engine.start().await;
     gap_after_unreachable(&mut events).await;
     for handle in [&plain, &catcher] {
-        let ending = common::ending(&executor, handle).await;
+        let ending = support::ending(&executor, handle).await;
         assert_eq!(ending.end, End::EngineFault, "{ending:?}");
         assert!(ending.detail.unwrap().contains("exit code"));
     }
     assert_eq!(
-        common::printed(&executor, &plain).await.expect("its log is kept"),
+        support::printed(&executor, &plain).await.expect("its log is kept"),
         b"up\n"
     );
-    assert_eq!(common::ending(&executor, &failed).await.end, End::Exited(3));
-    assert_eq!(common::ending(&executor, &killed).await.end, End::Signalled(9));
-    assert_eq!(common::observe(&executor, &prepared).await, ThingState::Prepared);
+    assert_eq!(support::ending(&executor, &failed).await.end, End::Exited(3));
+    assert_eq!(support::ending(&executor, &killed).await.end, End::Signalled(9));
+    assert_eq!(support::observe(&executor, &prepared).await, ThingState::Prepared);
     assert_eq!(executor.realm().await.expect("realm"), realm);
 
     // In good order: it ends them as it goes down.
-    let plain = common::start(&executor, common::sh("exec sleep 1000")).await;
+    let plain = support::start(&executor, support::sh("exec sleep 1000")).await;
     until_running(&executor, &plain).await;
     engine.end().await;
     engine.start().await;
     gap_after_unreachable(&mut events).await;
-    assert_eq!(common::ending(&executor, &plain).await.end, End::EngineFault);
+    assert_eq!(support::ending(&executor, &plain).await.end, End::EngineFault);
 
     // The same seen by a worker that was not there at the time.
     let late = DockerExecutor::connect(config.clone()).unwrap();
-    assert_eq!(common::ending(&late, &plain).await.end, End::EngineFault);
+    assert_eq!(support::ending(&late, &plain).await.end, End::EngineFault);
     // And what fails by itself now is its own again.
-    let after = common::start(&late, common::sh("exit 4")).await;
-    assert_eq!(common::ending(&late, &after).await.end, End::Exited(4));
-    common::empty(&config).await;
+    let after = support::start(&late, support::sh("exit 4")).await;
+    assert_eq!(support::ending(&late, &after).await.end, End::Exited(4));
+    support::empty(&config).await;
     engine.end().await;
 }
 
@@ -279,15 +279,15 @@ async fn what_the_engine_ends_when_it_restarts_is_its_own_fault() {
 async fn a_pruned_realm_volume_is_made_again_with_the_id_that_the_containers_carry() {
     let mut engine = Engine::new();
     engine.start().await;
-    engine.load_image(&common::variable("ROBATA_TEST_IMAGE"));
+    engine.load_image(&support::variable("ROBATA_TEST_IMAGE"));
     let config = engine.config(InstallationId::new());
     let first = DockerExecutor::connect(config.clone()).unwrap();
     let realm = first.realm().await.expect("realm");
     first
-        .prepare(common::request(common::sh("exit 0")))
+        .prepare(support::request(support::sh("exit 0")))
         .await
         .expect("prepare");
-    let client = common::client(&config);
+    let client = support::client(&config);
     let volumes = client
         .list_volumes(None::<bollard::query_parameters::ListVolumesOptions>)
         .await
@@ -298,6 +298,6 @@ async fn a_pruned_realm_volume_is_made_again_with_the_id_that_the_containers_car
     client.remove_volume(&volumes[0].name, options).await.expect("prune");
     let second = DockerExecutor::connect(config.clone()).unwrap();
     assert_eq!(second.realm().await.expect("realm"), realm);
-    common::empty(&config).await;
+    support::empty(&config).await;
     engine.end().await;
 }

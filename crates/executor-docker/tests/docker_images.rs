@@ -1,7 +1,7 @@
 //! Images: present, pulled, missing, forbidden, and a registry that cannot be reached.
 
 #[expect(dead_code, reason = "this test binary uses a part of it")]
-mod common;
+mod support;
 
 use std::{
     path::Path,
@@ -22,7 +22,7 @@ fn executor(config: &DockerConfig) -> DockerExecutor {
 }
 
 fn of_image(image: &str, pull: PullPolicy) -> Spec {
-    let mut spec = common::sh("exit 0");
+    let mut spec = support::sh("exit 0");
     spec.image = Some(image.to_owned());
     spec.docker.pull = pull;
     spec
@@ -41,7 +41,7 @@ async fn forget_image(config: &DockerConfig, image: &str) {
         ..Default::default()
     };
     // Absent already is as good.
-    common::client(config)
+    support::client(config)
         .remove_image(image, Some(options), None)
         .await
         .ok();
@@ -49,12 +49,12 @@ async fn forget_image(config: &DockerConfig, image: &str) {
 
 #[tokio::test]
 async fn an_image_is_pulled_from_a_registry_where_it_is_absent_and_the_waiting_is_told() {
-    let config = common::config(InstallationId::new());
-    let image = format!("{}/robata-test/busybox:1", common::variable("ROBATA_TEST_REGISTRY"));
+    let config = support::config(InstallationId::new());
+    let image = format!("{}/robata-test/busybox:1", support::variable("ROBATA_TEST_REGISTRY"));
     forget_image(&config, &image).await;
     let executor = executor(&config);
     let told = Arc::new(Mutex::new(Vec::new()));
-    let mut request = common::request(of_image(&image, PullPolicy::IfAbsent));
+    let mut request = support::request(of_image(&image, PullPolicy::IfAbsent));
     let teller = Arc::clone(&told);
     request.progress = Some(Progress(Arc::new(move |words| {
         teller.lock().unwrap().push(words.to_owned())
@@ -66,33 +66,33 @@ async fn an_image_is_pulled_from_a_registry_where_it_is_absent_and_the_waiting_i
     request.name += "-2";
     executor.prepare(request).await.expect("prepare again");
     assert_eq!(told.lock().unwrap().len(), 1);
-    common::empty(&config).await;
+    support::empty(&config).await;
     forget_image(&config, &image).await;
 }
 
 #[tokio::test]
 async fn many_prepares_of_an_absent_image_share_a_pull_from_the_registry() {
-    let config = common::config(InstallationId::new());
-    let image = format!("{}/robata-test/busybox:1", common::variable("ROBATA_TEST_REGISTRY"));
+    let config = support::config(InstallationId::new());
+    let image = format!("{}/robata-test/busybox:1", support::variable("ROBATA_TEST_REGISTRY"));
     let executor = executor(&config);
-    let prepares = (0..6).map(|_| executor.prepare(common::request(of_image(&image, PullPolicy::Always))));
+    let prepares = (0..6).map(|_| executor.prepare(support::request(of_image(&image, PullPolicy::Always))));
     for made in futures::future::join_all(prepares).await {
         made.expect("prepare");
     }
-    common::empty(&config).await;
+    support::empty(&config).await;
 }
 
 #[tokio::test]
 async fn an_image_that_is_missing_in_the_registry_is_refused_with_the_engines_words() {
-    let config = common::config(InstallationId::new());
-    let registry = common::variable("ROBATA_TEST_REGISTRY");
+    let config = support::config(InstallationId::new());
+    let registry = support::variable("ROBATA_TEST_REGISTRY");
     let executor = executor(&config);
     for image in [
         format!("{registry}/robata-test/nothing:1"),
         format!("{registry}/robata-test/busybox:no-such-tag"),
     ] {
         let error = executor
-            .prepare(common::request(of_image(&image, PullPolicy::IfAbsent)))
+            .prepare(support::request(of_image(&image, PullPolicy::IfAbsent)))
             .await
             .expect_err("missing");
         assert_eq!(error.kind(), ErrorKind::ImagePull, "{error:?}");
@@ -103,10 +103,10 @@ async fn an_image_that_is_missing_in_the_registry_is_refused_with_the_engines_wo
 
 #[tokio::test]
 async fn an_image_that_is_absent_is_not_pulled_where_the_policy_is_never() {
-    let config = common::config(InstallationId::new());
+    let config = support::config(InstallationId::new());
     let spec = of_image("robata-test/never-here:1", PullPolicy::Never);
     let error = executor(&config)
-        .prepare(common::request(spec))
+        .prepare(support::request(spec))
         .await
         .expect_err("absent");
     assert_eq!(error.kind(), ErrorKind::ImagePull, "{error:?}");
@@ -114,10 +114,10 @@ async fn an_image_that_is_absent_is_not_pulled_where_the_policy_is_never() {
 
 #[tokio::test]
 async fn a_reference_that_is_none_is_refused_as_described_wrongly() {
-    let config = common::config(InstallationId::new());
+    let config = support::config(InstallationId::new());
     let spec = of_image("NOT A REFERENCE", PullPolicy::IfAbsent);
     let error = executor(&config)
-        .prepare(common::request(spec))
+        .prepare(support::request(spec))
         .await
         .expect_err("no reference");
     assert_eq!(error.kind(), ErrorKind::StartRefused, "{error:?}");
@@ -126,16 +126,16 @@ async fn a_reference_that_is_none_is_refused_as_described_wrongly() {
 #[tokio::test]
 async fn a_private_registry_takes_the_credentials_of_config_json_and_refuses_others() {
     let folder = tempfile::tempdir().unwrap();
-    let registry = common::variable("ROBATA_TEST_REGISTRY_AUTH");
+    let registry = support::variable("ROBATA_TEST_REGISTRY_AUTH");
     let image = format!("{registry}/robata-test/busybox:1");
-    let mut config = common::config(InstallationId::new());
+    let mut config = support::config(InstallationId::new());
     forget_image(&config, &image).await;
-    let pull = || common::request(of_image(&image, PullPolicy::Always));
+    let pull = || support::request(of_image(&image, PullPolicy::Always));
 
     let error = executor(&config).prepare(pull()).await.expect_err("no credentials");
     assert_eq!(error.kind(), ErrorKind::ImagePull, "{error:?}");
 
-    let user = common::variable("ROBATA_TEST_REGISTRY_USER");
+    let user = support::variable("ROBATA_TEST_REGISTRY_USER");
     config.config_json = Some(config_json(folder.path(), &registry, &user, "wrong"));
     let running = executor(&config);
     let error = running.prepare(pull()).await.expect_err("wrong credentials");
@@ -143,18 +143,18 @@ async fn a_private_registry_takes_the_credentials_of_config_json_and_refuses_oth
     assert!(!error.full().contains("wrong"), "a password is never told: {error:?}");
 
     // A login while we run counts at once.
-    let password = common::variable("ROBATA_TEST_REGISTRY_PASSWORD");
+    let password = support::variable("ROBATA_TEST_REGISTRY_PASSWORD");
     config_json(folder.path(), &registry, &user, &password);
     let handle = running.prepare(pull()).await.expect("right credentials").handle;
     running.start(&handle).await.expect("start");
-    assert_eq!(common::ending(&running, &handle).await.end, End::Exited(0));
-    common::empty(&config).await;
+    assert_eq!(support::ending(&running, &handle).await.end, End::Exited(0));
+    support::empty(&config).await;
     forget_image(&config, &image).await;
 }
 
 #[tokio::test]
 async fn a_registry_that_cannot_be_reached_is_waiting_and_not_the_images_fault() {
-    let config = common::config(InstallationId::new());
+    let config = support::config(InstallationId::new());
     // A port that was free a moment ago: nobody listens there.
     let port = std::net::TcpListener::bind("127.0.0.1:0")
         .unwrap()
@@ -163,7 +163,7 @@ async fn a_registry_that_cannot_be_reached_is_waiting_and_not_the_images_fault()
         .port();
     let spec = of_image(&format!("127.0.0.1:{port}/robata-test/busybox:1"), PullPolicy::IfAbsent);
     let error = executor(&config)
-        .prepare(common::request(spec))
+        .prepare(support::request(spec))
         .await
         .expect_err("nobody there");
     assert_eq!(error.kind(), ErrorKind::Unavailable, "{error:?}");
@@ -199,7 +199,7 @@ async fn fake_registry(
 
 #[tokio::test]
 async fn too_many_requests_at_a_registry_are_waiting() {
-    let config = common::config(InstallationId::new());
+    let config = support::config(InstallationId::new());
     let body = r#"{"errors":[{"code":"TOOMANYREQUESTS","message":"You have reached your pull rate limit."}]}"#;
     let answer = format!(
         "HTTP/1.1 429 Too Many Requests\r\ncontent-type: application/json\r\ncontent-length: {}\r\n\r\n{body}",
@@ -208,7 +208,7 @@ async fn too_many_requests_at_a_registry_are_waiting() {
     let (port, _, serve) = fake_registry(Some(answer.leak())).await;
     let spec = of_image(&format!("127.0.0.1:{port}/robata-test/busybox:1"), PullPolicy::IfAbsent);
     let error = executor(&config)
-        .prepare(common::request(spec))
+        .prepare(support::request(spec))
         .await
         .expect_err("refused for now");
     assert_eq!(error.kind(), ErrorKind::Unavailable, "{error:?}");
@@ -217,17 +217,17 @@ async fn too_many_requests_at_a_registry_are_waiting() {
 
 #[tokio::test]
 async fn dropping_a_prepare_aborts_its_pull_from_the_registry() {
-    let config = common::config(InstallationId::new());
+    let config = support::config(InstallationId::new());
     let (port, mut open, serve) = fake_registry(None).await;
     let executor = executor(&config);
     let spec = of_image(&format!("127.0.0.1:{port}/robata-test/busybox:1"), PullPolicy::IfAbsent);
-    let mut prepare = Box::pin(executor.prepare(common::request(spec)));
+    let mut prepare = Box::pin(executor.prepare(support::request(spec)));
     tokio::select! {
         made = &mut prepare => panic!("the registry says nothing: {made:?}"),
         connected = open.wait_for(|open| *open > 0) => { connected.unwrap(); }
     }
     drop(prepare);
-    tokio::time::timeout(common::STATE, open.wait_for(|open| *open == 0))
+    tokio::time::timeout(support::STATE, open.wait_for(|open| *open == 0))
         .await
         .expect("the engine hangs up")
         .unwrap();

@@ -1,6 +1,6 @@
 //! What a container gets, and what it may do: payload, limits, levels of security, networks.
 
-mod common;
+mod support;
 
 use bytes::Bytes;
 use robata_core::{
@@ -17,9 +17,9 @@ fn executor(config: &DockerConfig) -> DockerExecutor {
 
 /// Runs it to its end and answers what it printed.
 async fn run(executor: &DockerExecutor, spec: Spec) -> (End, String) {
-    let handle = common::start(executor, spec).await;
-    let end = common::ending(executor, &handle).await.end;
-    let printed = common::printed(executor, &handle).await.expect("output");
+    let handle = support::start(executor, spec).await;
+    let end = support::ending(executor, &handle).await.end;
+    let printed = support::printed(executor, &handle).await.expect("output");
     (end, String::from_utf8_lossy(&printed).into_owned())
 }
 
@@ -27,7 +27,7 @@ fn with_payload(script: &str, payload: &[u8]) -> Spec {
     Spec {
         payload: Bytes::copy_from_slice(payload),
         payload_file_env: Some("ROBATA_PAYLOAD_FILE".to_owned()),
-        ..common::sh(script)
+        ..support::sh(script)
     }
 }
 
@@ -35,7 +35,7 @@ fn with_payload(script: &str, payload: &[u8]) -> Spec {
 async fn the_payload_is_there_on_a_read_only_root_and_for_any_user_by_both_ways() {
     let payload: Vec<u8> = (0..=255).cycle().take(100_001).collect();
     for way in [PayloadWay::Auto, PayloadWay::Volume] {
-        let mut config = common::config(InstallationId::new());
+        let mut config = support::config(InstallationId::new());
         config.payload = way;
         let executor = executor(&config);
         let mut spec = with_payload(
@@ -44,10 +44,10 @@ async fn the_payload_is_there_on_a_read_only_root_and_for_any_user_by_both_ways(
         );
         spec.docker.read_only = true;
         spec.user = Some("65534".to_owned());
-        let handle = common::start(&executor, spec).await;
-        assert_eq!(common::ending(&executor, &handle).await.end, End::Exited(0));
-        let printed = String::from_utf8(common::printed(&executor, &handle).await.expect("output")).unwrap();
-        let found = common::client(&config)
+        let handle = support::start(&executor, spec).await;
+        assert_eq!(support::ending(&executor, &handle).await.end, End::Exited(0));
+        let printed = String::from_utf8(support::printed(&executor, &handle).await.expect("output")).unwrap();
+        let found = support::client(&config)
             .inspect_container(&handle.0, None)
             .await
             .unwrap();
@@ -63,7 +63,7 @@ async fn the_payload_is_there_on_a_read_only_root_and_for_any_user_by_both_ways(
             lines[2].split(' ').next(),
             String::from_utf8_lossy(&expected.stdout).split(' ').next()
         );
-        common::empty(&config).await;
+        support::empty(&config).await;
     }
 }
 
@@ -75,13 +75,13 @@ fn write(bytes: &[u8]) -> tempfile::NamedTempFile {
 
 #[tokio::test]
 async fn an_empty_payload_is_an_empty_file_and_a_mounted_one_cannot_be_written() {
-    let config = common::config(InstallationId::new());
+    let config = support::config(InstallationId::new());
     let executor = executor(&config);
     let (end, printed) = run(&executor, with_payload("wc -c <$ROBATA_PAYLOAD_FILE", b"")).await;
     assert_eq!((end, printed.trim()), (End::Exited(0), "0"));
     let (end, _) = run(&executor, with_payload("echo x >$ROBATA_PAYLOAD_FILE", b"{}")).await;
     assert_ne!(end, End::Exited(0));
-    common::empty(&config).await;
+    support::empty(&config).await;
 }
 
 #[tokio::test]
@@ -105,26 +105,26 @@ async fn an_engine_that_does_not_see_our_files_gets_the_payload_by_volume() {
         assert!(status.success());
         return;
     };
-    let mut config = common::config(InstallationId::new());
+    let mut config = support::config(InstallationId::new());
     config.payload_folder = Some(std::path::PathBuf::from(folder).join("payloads"));
     let executor = executor(&config);
     for _ in 0..2 {
-        let handle = common::start(&executor, with_payload("cat $ROBATA_PAYLOAD_FILE", b"{\"a\":1}")).await;
-        assert_eq!(common::ending(&executor, &handle).await.end, End::Exited(0));
-        assert_eq!(common::printed(&executor, &handle).await.unwrap(), b"{\"a\":1}");
-        let found = common::client(&config)
+        let handle = support::start(&executor, with_payload("cat $ROBATA_PAYLOAD_FILE", b"{\"a\":1}")).await;
+        assert_eq!(support::ending(&executor, &handle).await.end, End::Exited(0));
+        assert_eq!(support::printed(&executor, &handle).await.unwrap(), b"{\"a\":1}");
+        let found = support::client(&config)
             .inspect_container(&handle.0, None)
             .await
             .unwrap();
         assert_eq!(found.mounts.unwrap()[0].typ.as_deref(), Some("volume"));
     }
-    common::empty(&config).await;
+    support::empty(&config).await;
 }
 
 #[tokio::test]
 async fn limits_reach_the_engine() {
-    let config = common::config(InstallationId::new());
-    let mut spec = common::sh(
+    let config = support::config(InstallationId::new());
+    let mut spec = support::sh(
         "cat /sys/fs/cgroup/memory/memory.limit_in_bytes 2>/dev/null || cat /sys/fs/cgroup/memory.max; \
          df -k /dev/shm | tail -1 | tr -s ' ' | cut -d' ' -f2; df -k /scratch | tail -1 | tr -s ' ' | cut -d' ' -f2",
     );
@@ -136,11 +136,11 @@ async fn limits_reach_the_engine() {
         .tmpfs
         .insert("/scratch".to_owned(), Memory { bytes: 4 << 20 });
     let executor = executor(&config);
-    let handle = common::start(&executor, spec).await;
-    assert_eq!(common::ending(&executor, &handle).await.end, End::Exited(0));
-    let printed = String::from_utf8(common::printed(&executor, &handle).await.unwrap()).unwrap();
+    let handle = support::start(&executor, spec).await;
+    assert_eq!(support::ending(&executor, &handle).await.end, End::Exited(0));
+    let printed = String::from_utf8(support::printed(&executor, &handle).await.unwrap()).unwrap();
     assert_eq!(printed.lines().collect::<Vec<_>>(), ["67108864", "8192", "4096"]);
-    let host = common::client(&config)
+    let host = support::client(&config)
         .inspect_container(&handle.0, None)
         .await
         .unwrap()
@@ -149,36 +149,36 @@ async fn limits_reach_the_engine() {
     assert_eq!((host.nano_cpus, host.pids_limit), (Some(500_000_000), Some(17)));
     assert_eq!((host.memory, host.memory_swap), (Some(64 << 20), Some(64 << 20)));
     assert_eq!(host.log_config.unwrap().typ.as_deref(), Some("local"));
-    common::empty(&config).await;
+    support::empty(&config).await;
 }
 
 #[tokio::test]
 async fn a_fork_bomb_stops_at_the_limit_of_processes() {
-    let config = common::config(InstallationId::new());
-    let mut spec = common::sh("i=0; while [ $i -lt 50 ]; do sleep 1000 & i=$((i+1)); done");
+    let config = support::config(InstallationId::new());
+    let mut spec = support::sh("i=0; while [ $i -lt 50 ]; do sleep 1000 & i=$((i+1)); done");
     spec.resources.processes = 10;
     let (end, printed) = run(&executor(&config), spec).await;
     assert_ne!(end, End::Exited(0), "{printed}");
-    common::empty(&config).await;
+    support::empty(&config).await;
 }
 
 #[tokio::test]
 async fn out_of_memory_in_a_child_that_the_main_process_survives_is_a_success() {
-    let config = common::config(InstallationId::new());
-    let mut spec = common::sh("sh -c 'x=0123456789abcdef; while :; do x=$x$x; done'; echo survived; exit 0");
+    let config = support::config(InstallationId::new());
+    let mut spec = support::sh("sh -c 'x=0123456789abcdef; while :; do x=$x$x; done'; echo survived; exit 0");
     spec.resources.memory_limit = Limit::At(Memory { bytes: 32 << 20 });
     let (end, printed) = run(&executor(&config), spec).await;
     assert_eq!(end, End::Exited(0), "{printed}");
     assert!(printed.contains("survived"));
-    common::empty(&config).await;
+    support::empty(&config).await;
 }
 
 #[tokio::test]
 async fn baseline_gives_no_new_privileges_and_the_engines_own_capabilities() {
-    let config = common::config(InstallationId::new());
+    let config = support::config(InstallationId::new());
     let (end, printed) = run(
         &executor(&config),
-        common::sh("grep -E 'NoNewPrivs|Seccomp:|CapEff' /proc/self/status; echo init $(cat /proc/1/comm)"),
+        support::sh("grep -E 'NoNewPrivs|Seccomp:|CapEff' /proc/self/status; echo init $(cat /proc/1/comm)"),
     )
     .await;
     assert_eq!(end, End::Exited(0));
@@ -193,21 +193,21 @@ async fn baseline_gives_no_new_privileges_and_the_engines_own_capabilities() {
     // Docker's default set, as its documentation lists it; nothing near all of them.
     assert_eq!(field("CapEff:").as_deref(), Some("00000000a80425fb"), "{printed}");
     assert_eq!(field("init ").as_deref(), Some("docker-init"), "{printed}");
-    common::empty(&config).await;
+    support::empty(&config).await;
 }
 
 #[tokio::test]
 async fn restricted_drops_all_capabilities_and_needs_a_user_that_is_not_root() {
-    let config = common::config(InstallationId::new());
+    let config = support::config(InstallationId::new());
     let executor = executor(&config);
     let restricted = |user: Option<&str>| Spec {
         security: Security::Restricted,
         user: user.map(str::to_owned),
-        ..common::sh("id -u; grep CapBnd /proc/self/status")
+        ..support::sh("id -u; grep CapBnd /proc/self/status")
     };
     for root in [None, Some("0"), Some("root"), Some("0:65534"), Some("nobody-knows")] {
         let error = executor
-            .prepare(common::request(restricted(root)))
+            .prepare(support::request(restricted(root)))
             .await
             .expect_err("root");
         assert_eq!(error.kind(), ErrorKind::StartRefused, "{root:?}: {error:?}");
@@ -219,13 +219,13 @@ async fn restricted_drops_all_capabilities_and_needs_a_user_that_is_not_root() {
         assert_eq!(end, End::Exited(0));
         assert_eq!(printed, "65534\nCapBnd:\t0000000000000000\n");
     }
-    common::empty(&config).await;
+    support::empty(&config).await;
 }
 
 #[tokio::test]
 async fn a_container_joins_the_networks_that_the_operator_allows_before_it_starts() {
-    let mut config = common::config(InstallationId::new());
-    let client = common::client(&config);
+    let mut config = support::config(InstallationId::new());
+    let client = support::client(&config);
     let names = [1, 2].map(|number| format!("robata-test-{number}-{}", config.installation));
     for name in &names {
         let request = bollard::models::NetworkCreateRequest {
@@ -234,11 +234,11 @@ async fn a_container_joins_the_networks_that_the_operator_allows_before_it_start
         };
         client.create_network(request).await.expect("make a network");
     }
-    let mut spec = common::sh("ls /sys/class/net | grep -c eth");
+    let mut spec = support::sh("ls /sys/class/net | grep -c eth");
     spec.docker.network = Some(names[0].clone());
     spec.docker.networks = vec![names[1].clone()];
     let error = executor(&config)
-        .prepare(common::request(spec.clone()))
+        .prepare(support::request(spec.clone()))
         .await
         .expect_err("not allowed");
     assert_eq!(error.kind(), ErrorKind::StartRefused);
@@ -253,14 +253,14 @@ async fn a_container_joins_the_networks_that_the_operator_allows_before_it_start
     spec.docker.networks.clone_from(&config.networks);
     let elsewhere = DockerExecutor::connect(config.clone()).unwrap();
     let handle = elsewhere
-        .prepare(common::request(spec))
+        .prepare(support::request(spec))
         .await
         .expect("engine 20.10 looks at its start")
         .handle;
     let error = elsewhere.start(&handle).await.expect_err("no such network");
     assert_eq!(error.kind(), ErrorKind::StartRefused, "{error:?}");
     assert!(error.message().contains("robata-test-no-such-network"), "{error}");
-    common::empty(&config).await;
+    support::empty(&config).await;
     for name in &names {
         client.remove_network(name).await.expect("remove the network");
     }
@@ -268,33 +268,33 @@ async fn a_container_joins_the_networks_that_the_operator_allows_before_it_start
 
 #[tokio::test]
 async fn what_the_engine_refuses_at_the_start_stays_refused() {
-    let config = common::config(InstallationId::new());
+    let config = support::config(InstallationId::new());
     let executor = executor(&config);
-    let mut spec = common::argv(&["/no/such/command"]);
+    let mut spec = support::argv(&["/no/such/command"]);
     spec.docker.init = Some(false);
-    let handle = executor.prepare(common::request(spec)).await.expect("prepare").handle;
+    let handle = executor.prepare(support::request(spec)).await.expect("prepare").handle;
     for _ in 0..2 {
         let error = executor.start(&handle).await.expect_err("no such command");
         assert_eq!(error.kind(), ErrorKind::StartRefused, "{error:?}");
         assert!(error.message().contains("no such file or directory"), "{error}");
     }
-    let state = common::observe(&executor, &handle).await;
+    let state = support::observe(&executor, &handle).await;
     assert!(matches!(state, ThingState::Ended(_)), "{state:?}");
-    let mut unknown = common::sh("exit 0");
+    let mut unknown = support::sh("exit 0");
     unknown.user = Some("nobody-knows".to_owned());
     let handle = executor
-        .prepare(common::request(unknown))
+        .prepare(support::request(unknown))
         .await
         .expect("prepare")
         .handle;
     let error = executor.start(&handle).await.expect_err("no such user");
     assert_eq!(error.kind(), ErrorKind::StartRefused, "{error:?}");
-    let mut small = common::sh("exit 0");
+    let mut small = support::sh("exit 0");
     small.resources.memory_limit = Limit::At(Memory { bytes: 4096 });
     let error = executor
-        .prepare(common::request(small))
+        .prepare(support::request(small))
         .await
         .expect_err("too little memory");
     assert_eq!(error.kind(), ErrorKind::StartRefused, "{error:?}");
-    common::empty(&config).await;
+    support::empty(&config).await;
 }

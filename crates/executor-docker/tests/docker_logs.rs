@@ -1,6 +1,6 @@
 //! Logs in depth: what the engine does to long lines and bytes, resuming far into a long log, and losses that are noticed.
 
-mod common;
+mod support;
 
 use robata_core::{
     ErrorKind, InstallationId,
@@ -15,14 +15,14 @@ fn executor(config: &DockerConfig) -> DockerExecutor {
 
 async fn printed(config: &DockerConfig, script: &str) -> robata_core::Result<Vec<u8>> {
     let executor = executor(config);
-    let handle = common::start(&executor, common::sh(script)).await;
-    assert_eq!(common::ending(&executor, &handle).await.end, End::Exited(0));
-    common::printed(&executor, &handle).await
+    let handle = support::start(&executor, support::sh(script)).await;
+    assert_eq!(support::ending(&executor, &handle).await.end, End::Exited(0));
+    support::printed(&executor, &handle).await
 }
 
 #[tokio::test]
 async fn lines_around_the_engines_piece_of_16_kib_come_through() {
-    let config = common::config(InstallationId::new());
+    let config = support::config(InstallationId::new());
     let lengths = [16_383, 16_384, 16_385, 32_768, 32_769, 0, 5];
     let script: String = lengths
         .iter()
@@ -31,44 +31,44 @@ async fn lines_around_the_engines_piece_of_16_kib_come_through() {
     let printed = printed(&config, &script).await.expect("output");
     let found: Vec<_> = printed.split(|&byte| byte == b'\n').map(<[u8]>::len).collect();
     assert_eq!(found[..lengths.len()], lengths);
-    common::empty(&config).await;
+    support::empty(&config).await;
 }
 
 #[tokio::test]
 async fn bytes_that_are_no_text_come_through_whole_also_where_a_line_is_cut() {
-    let config = common::config(InstallationId::new());
+    let config = support::config(InstallationId::new());
     // 0xFF and a two-byte letter across every cut.
     let script = "printf 'a'; i=0; while [ $i -lt 20000 ]; do printf '\\303\\251'; i=$((i+1)); done; printf '\\377\\n'";
     let printed = printed(&config, &format!("{script}; echo end")).await.expect("output");
     let expected = [b"a".as_slice(), "é".repeat(20_000).as_bytes(), b"\xff\nend\n"].concat();
     assert!(printed == expected, "{} of {} bytes", printed.len(), expected.len());
-    common::empty(&config).await;
+    support::empty(&config).await;
 }
 
 #[tokio::test]
 async fn a_last_line_too_long_for_the_engine_to_keep_its_newline_is_whole_and_an_error_says_so() {
-    let config = common::config(InstallationId::new());
+    let config = support::config(InstallationId::new());
     let executor = executor(&config);
-    let handle = common::start(&executor, common::sh("head -c 20000 /dev/zero | tr '\\0' x; echo")).await;
-    common::ending(&executor, &handle).await;
-    let mut pieces = common::pieces(&executor, &handle, Position::default()).await;
+    let handle = support::start(&executor, support::sh("head -c 20000 /dev/zero | tr '\\0' x; echo")).await;
+    support::ending(&executor, &handle).await;
+    let mut pieces = support::pieces(&executor, &handle, Position::default()).await;
     let error = pieces.pop().unwrap().expect_err("nobody can know");
     assert!(error.message().contains("last line of stdout"), "{error}");
     let bytes: usize = pieces.into_iter().map(|piece| piece.unwrap().data.len()).sum();
     assert_eq!(bytes, 20_000);
-    common::empty(&config).await;
+    support::empty(&config).await;
 }
 
 #[tokio::test]
 async fn reading_goes_on_far_into_a_long_log() {
-    let config = common::config(InstallationId::new());
+    let config = support::config(InstallationId::new());
     let executor = executor(&config);
     // More than is sent again whole, over more than the margin's seconds, with an old line on the other stream.
     let script = "echo first >&2; i=0; while [ $i -lt 6 ]; do head -c 1200000 /dev/zero | tr '\\0' x | fold -w 1000; echo; \
                   i=$((i+1)); sleep 1; done; printf last";
-    let handle = common::start(&executor, common::sh(script)).await;
-    assert_eq!(common::ending(&executor, &handle).await.end, End::Exited(0));
-    let pieces: Vec<_> = common::pieces(&executor, &handle, Position::default())
+    let handle = support::start(&executor, support::sh(script)).await;
+    assert_eq!(support::ending(&executor, &handle).await.end, End::Exited(0));
+    let pieces: Vec<_> = support::pieces(&executor, &handle, Position::default())
         .await
         .into_iter()
         .map(Result::unwrap)
@@ -77,7 +77,7 @@ async fn reading_goes_on_far_into_a_long_log() {
     let (step, mut resumed) = (pieces.len() / 4, 0);
     for cut in (step..pieces.len()).step_by(step) {
         let before: usize = pieces[..cut].iter().map(|piece| piece.data.len()).sum();
-        let rest = common::pieces(&executor, &handle, pieces[cut - 1].position.clone()).await;
+        let rest = support::pieces(&executor, &handle, pieces[cut - 1].position.clone()).await;
         let rest: Vec<_> = rest.into_iter().map(Result::unwrap).collect();
         assert_eq!(
             before + rest.iter().map(|piece| piece.data.len()).sum::<usize>(),
@@ -89,35 +89,35 @@ async fn reading_goes_on_far_into_a_long_log() {
         resumed += 1;
     }
     assert!(resumed >= 3);
-    common::empty(&config).await;
+    support::empty(&config).await;
 }
 
 #[tokio::test]
 async fn output_that_the_engine_has_thrown_away_is_an_error() {
-    let mut config = common::config(InstallationId::new());
+    let mut config = support::config(InstallationId::new());
     config.log_max_bytes = 100_000;
     let executor = executor(&config);
     let script = "seq -f 'line %06g of some length' 30000";
     let script = format!(
         "{script} 2>/dev/null || {{ i=0; while [ $i -lt 30000 ]; do echo \"line $i of some length\"; i=$((i+1)); done; }}"
     );
-    let handle = common::start(&executor, common::sh(&script)).await;
-    common::ending(&executor, &handle).await;
-    let pieces = common::pieces(&executor, &handle, Position::default()).await;
+    let handle = support::start(&executor, support::sh(&script)).await;
+    support::ending(&executor, &handle).await;
+    let pieces = support::pieces(&executor, &handle, Position::default()).await;
     let error = pieces.into_iter().find_map(Result::err).expect("lines are missing");
     assert_eq!(error.kind(), ErrorKind::Internal, "{error:?}");
     assert!(error.message().contains("log_max_bytes"), "{error}");
-    common::empty(&config).await;
+    support::empty(&config).await;
 }
 
 #[tokio::test]
 async fn a_position_whose_output_was_thrown_away_is_an_error() {
-    let mut config = common::config(InstallationId::new());
+    let mut config = support::config(InstallationId::new());
     config.log_max_bytes = 100_000;
     let executor = executor(&config);
     let script = "echo first; while [ ! -e /tmp/go ]; do sleep 0.05; done; \
                   i=0; while [ $i -lt 30000 ]; do echo \"line $i of some length\"; i=$((i+1)); done";
-    let handle = common::start(&executor, common::sh(script)).await;
+    let handle = support::start(&executor, support::sh(script)).await;
     let mut position = Position::default();
     while position == Position::default() {
         let request = robata_core::executor::ReadOutput {
@@ -131,11 +131,11 @@ async fn a_position_whose_output_was_thrown_away_is_an_error() {
         }
     }
     go(&config, &handle.0).await;
-    common::ending(&executor, &handle).await;
-    let pieces = common::pieces(&executor, &handle, position).await;
+    support::ending(&executor, &handle).await;
+    let pieces = support::pieces(&executor, &handle, position).await;
     let error = pieces.into_iter().find_map(Result::err).expect("lines are missing");
     assert!(error.message().contains("thrown away"), "{error}");
-    common::empty(&config).await;
+    support::empty(&config).await;
 }
 
 /// Tells the script to go on, by a file.
@@ -153,7 +153,7 @@ async fn go(config: &DockerConfig, id: &str) {
         ..Default::default()
     };
     let archive = bollard::body_full(header.to_vec().into());
-    common::client(config)
+    support::client(config)
         .upload_to_container(id, Some(options), archive)
         .await
         .expect("upload");

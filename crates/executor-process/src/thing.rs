@@ -8,7 +8,8 @@
 //! | `control` | worker | a FIFO: a byte in it wakes the supervisor |
 //! | `verdict` | whoever is first, once for ever | `go` or `removed`: a link, because to make one is a single step that fails where one is |
 //! | `stop` | worker | a link whose target is the grace period in milliseconds |
-//! | `outcome.reserved` | supervisor, before the job's first step | room for the outcome; and that it has run |
+//! | `outcome.reserved` | supervisor, before the job's first step | room for the outcome; and that it may have run |
+//! | `outcome.running` | supervisor, the same file | that the job's own program runs |
 //! | `outcome.json` | supervisor; for a dead one whoever notices | how it ended |
 //! | `work` | the job | its working folder |
 
@@ -176,13 +177,25 @@ pub(crate) fn decide(folder: &Path, verdict: Verdict) -> Result<Option<Verdict>>
     }
 }
 
-/// When it was set going, if its supervisor came so far.
+/// When it was set going, if its supervisor came so far that the job may have run.
 pub(crate) fn started(folder: &Path) -> Result<Option<Timestamp>> {
-    if folder.join("outcome.reserved").exists() || folder.join("outcome.json").exists() {
+    let came_so_far = ["outcome.reserved", "outcome.running", "outcome.json"];
+    if came_so_far.iter().any(|name| folder.join(name).exists()) {
         went_at(folder)
     } else {
         Ok(None)
     }
+}
+
+/// Whether the job's own program is known to run: its start was not refused.
+pub(crate) fn executed(folder: &Path) -> bool {
+    folder.join("outcome.running").exists()
+}
+
+/// Notes that the job's own program runs; by a new name of a file that is there, which costs the disk next to nothing.
+pub(crate) fn note_executed(folder: &Path) -> Result<()> {
+    let path = folder.join("outcome.reserved");
+    fs::rename(&path, folder.join("outcome.running")).map_err(Fault::io("note the start by", &path))
 }
 
 /// The grace period of a stop that was asked for.
@@ -252,7 +265,10 @@ impl Outcome {
     /// of the machine takes with it has another boot id, and says so.
     pub(crate) fn write(&self, folder: &Path, reserved: fs::File) -> Result<()> {
         use std::os::unix::fs::FileExt;
-        let path = folder.join("outcome.reserved");
+        let path = match executed(folder) {
+            true => folder.join("outcome.running"),
+            false => folder.join("outcome.reserved"),
+        };
         let mut bytes = serde_json::to_vec(self).map_err(|error| Fault::io("write", &path)(io::Error::from(error)))?;
         // White space after a document is no part of it.
         bytes.resize(bytes.len().max(OUTCOME_BYTES), b' ');

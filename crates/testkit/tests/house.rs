@@ -349,10 +349,9 @@ fn a_lint_is_expected_with_a_reason_and_never_allowed() {
         sources().iter().flat_map(|(path, text)| {
             // What several test programs share is used by each in part: there an expectation would fail in one of them.
             let shared = path.to_string_lossy().contains("/tests/support/");
-            let lines = text
-                .lines()
-                .zip(1..)
-                .filter(move |(line, _)| marks.iter().any(|mark| line.contains(mark)) && !(shared && line.contains("reason = ")));
+            let lines = text.lines().zip(1..).filter(move |(line, _)| {
+                marks.iter().any(|mark| line.contains(mark)) && !(shared && line.contains("reason = "))
+            });
             lines
                 .map(|(_, number)| format!("{}:{number}", shown(path)))
                 .collect::<Vec<_>>()
@@ -368,10 +367,9 @@ fn no_test_sits_out() {
         sources().iter().flat_map(|(path, text)| {
             // What several test programs share is used by each in part: there an expectation would fail in one of them.
             let shared = path.to_string_lossy().contains("/tests/support/");
-            let lines = text
-                .lines()
-                .zip(1..)
-                .filter(move |(line, _)| marks.iter().any(|mark| line.contains(mark)) && !(shared && line.contains("reason = ")));
+            let lines = text.lines().zip(1..).filter(move |(line, _)| {
+                marks.iter().any(|mark| line.contains(mark)) && !(shared && line.contains("reason = "))
+            });
             lines
                 .map(|(_, number)| format!("{}:{number}", shown(path)))
                 .collect::<Vec<_>>()
