@@ -38,7 +38,7 @@ command = ["sh", "-c", "printf 'a\\000b\\033[1m\\377\\n'; head -c 1000000 /dev/z
 }
 
 #[test]
-fn docker_an_image_that_does_not_exist_fails_the_job_with_the_engines_own_words() {
+fn docker_registry_an_image_that_does_not_exist_fails_the_job_with_the_engines_own_words() {
     let server = server();
     let registry = std::env::var("ROBATA_TEST_REGISTRY").expect("ROBATA_TEST_REGISTRY is set by `tests/run`");
     server.apply(&format!(

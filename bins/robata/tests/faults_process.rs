@@ -120,12 +120,12 @@ struct SmallDisk(PathBuf);
 
 impl SmallDisk {
     fn mount(at: &Path) -> Self {
-        fs::create_dir_all(at).unwrap();
+        fs::create_dir_all(at).expect("a folder to mount on");
         let mounted = Command::new("mount")
             .args(["-t", "tmpfs", "-o", "size=12m", "tmpfs"])
             .arg(at)
             .status()
-            .unwrap();
+            .expect("mount");
         assert!(mounted.success(), "cannot mount a small disk; this test needs root");
         Self(at.to_owned())
     }

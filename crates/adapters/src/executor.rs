@@ -34,7 +34,7 @@ pub async fn executor(
 
             let config = DockerConfig {
                 host: Some(docker.host.clone()),
-                config_json: docker.config_json.clone(),
+                config_json: docker.config_json.clone().or_else(users_docker_config),
                 payload: match docker.payload {
                     robata_settings::PayloadWay::Auto => PayloadWay::Auto,
                     robata_settings::PayloadWay::Volume => PayloadWay::Volume,
@@ -55,12 +55,27 @@ pub async fn executor(
         ExecutorSettings::Process(process) => {
             use robata_executor_process::{ProcessConfig, ProcessExecutor};
 
-            let config = ProcessConfig::new(&process.folder, installation);
+            let mut config = ProcessConfig::new(&process.folder, installation);
+            // A process job gets these of ours and nothing else.
+            let ours = ["PATH", "HOME", "LANG"].into_iter();
+            config.environment = ours
+                .filter_map(|name| Some((name.to_owned(), std::env::var(name).ok()?)))
+                .collect();
             Ok(Arc::new(ProcessExecutor::open(config)?))
         }
         #[cfg(not(feature = "process"))]
         ExecutorSettings::Process(_) => Err(crate::left_out(&format!("executors.{name}.process"), "process")),
     }
+}
+
+/// The file where `docker login` leaves credentials, where there is one.
+#[cfg(feature = "docker")]
+fn users_docker_config() -> Option<std::path::PathBuf> {
+    let folder = match std::env::var_os("DOCKER_CONFIG") {
+        Some(folder) => std::path::PathBuf::from(folder),
+        None => std::path::PathBuf::from(std::env::var_os("HOME")?).join(".docker"),
+    };
+    Some(folder.join("config.json")).filter(|path| path.is_file())
 }
 
 /// Makes an image on a Docker executor's engine from a tar archive of a root file system.

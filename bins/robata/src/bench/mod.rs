@@ -9,6 +9,7 @@ mod docker;
 mod engine;
 mod enqueue;
 mod gate;
+mod group;
 mod http;
 mod idle;
 mod load;

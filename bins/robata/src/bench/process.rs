@@ -13,14 +13,15 @@ use robata_core::JobState;
 
 use super::{
     BenchArgs, clock,
-    load::per_second,
+    group::Group,
+    load::{self, per_second},
     report::{Report, Row},
     server::{APP, Server, Setup},
 };
 
 const SCENARIO: &str = "process";
-/// Starts on an idle system.
-const STARTS: usize = 100;
+/// Starts on an idle system, at most.
+const STARTS: u32 = 100;
 /// Between two of them: the last one's log is sealed and its folder removed meanwhile.
 const PAUSE: Duration = Duration::from_millis(50);
 
@@ -32,24 +33,26 @@ pub(super) async fn run(args: &BenchArgs, report: &mut Report) -> anyhow::Result
     server.enqueue("true", 20).await?;
     server.until_all_ended().await?;
 
-    let starts = starts(&server).await?;
-    let by_hand = tokio::task::spawn_blocking(starts_by_hand).await??;
-    let millis = |histogram: &Histogram<u64>, quantile| {
-        Duration::from_micros(histogram.value_at_quantile(quantile)).as_secs_f64() * 1e3
-    };
+    let count = args.jobs.map_or(STARTS, |jobs| jobs.min(STARTS));
+    let starts = starts(&server, count).await?;
+    let by_hand = tokio::task::spawn_blocking(move || starts_by_hand(count, plain)).await??;
+    let p50 = |starts: &Histogram<u64>| millis(starts, 0.5);
+    let mut note = format!(
+        "p99 {:.1} ms; {count} starts of `date`, one after another",
+        millis(&starts, 0.99)
+    );
+    if let Some(group) = Group::new() {
+        let in_group = tokio::task::spawn_blocking(move || starts_by_hand(count, || group.date())).await??;
+        note.push_str(&format!(
+            "; by hand into a control group, as the executor does: {:.1} ms",
+            p50(&in_group)
+        ));
+    }
     report.add(
-        Row::new(
-            SCENARIO,
-            "enqueue → process reads its clock, p50",
-            millis(&starts, 0.5),
-            "ms",
-        )
-        .at_most(10.0)
-        .raw(millis(&by_hand, 0.5), "the same program spawned by hand")
-        .note(format!(
-            "p99 {:.1} ms; {STARTS} starts of `date`, one after another",
-            millis(&starts, 0.99)
-        )),
+        Row::new(SCENARIO, "enqueue → process reads its clock, p50", p50(&starts), "ms")
+            .at_most(10.0)
+            .raw(p50(&by_hand), "the same program spawned by hand")
+            .note(note),
     );
 
     let jobs = args.jobs.unwrap_or(1_000);
@@ -73,10 +76,10 @@ pub(super) async fn run(args: &BenchArgs, report: &mut Report) -> anyhow::Result
 
 /// From sending the enqueue to the moment that the job's own process reads from the clock: `date` prints it, so that
 /// exec and the program's own beginning are in it, too (as in the figure by hand).
-async fn starts(server: &Server) -> anyhow::Result<Histogram<u64>> {
+async fn starts(server: &Server, count: u32) -> anyhow::Result<Histogram<u64>> {
     let request = EnqueueRequest::new(APP, "stamp")?;
     let mut latency = Histogram::new(3)?;
-    for _ in 0..STARTS {
+    for _ in 0..count {
         let sent = clock::wall_nanos();
         let job = server.client.enqueue(&request).await?.job;
         let job = server.client.wait(job.id).await?;
@@ -98,14 +101,26 @@ async fn starts(server: &Server) -> anyhow::Result<Histogram<u64>> {
     Ok(latency)
 }
 
-fn starts_by_hand() -> anyhow::Result<Histogram<u64>> {
+/// The same by hand, as far apart: how long a kernel takes depends on how long it was idle before.
+fn starts_by_hand(count: u32, command: impl Fn() -> Command) -> anyhow::Result<Histogram<u64>> {
     let mut latency = Histogram::new(3)?;
-    for _ in 0..STARTS {
+    for _ in 0..count {
         let sent = clock::wall_nanos();
-        let output = Command::new("date").arg("+%s%N").stdin(Stdio::null()).output()?;
+        let output = command().output()?;
         latency.record(since(sent, &output.stdout)?)?;
+        std::thread::sleep(PAUSE);
     }
     Ok(latency)
+}
+
+fn plain() -> Command {
+    let mut command = Command::new("date");
+    command.arg("+%s%N").stdin(Stdio::null());
+    command
+}
+
+fn millis(starts: &Histogram<u64>, quantile: f64) -> f64 {
+    load::millis(Duration::from_micros(starts.value_at_quantile(quantile)))
 }
 
 /// Microseconds from `sent` to what `date` printed.

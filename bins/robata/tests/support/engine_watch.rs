@@ -1,5 +1,6 @@
 //! An observer of a Docker engine that knows nothing of the platform: it writes down what the engine's events say.
 #![allow(dead_code, reason = "each test binary uses its own part of this")]
+#![allow(clippy::unwrap_used, reason = "helpers of tests fail by panicking, too")]
 
 use std::{
     collections::HashMap,

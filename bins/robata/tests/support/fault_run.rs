@@ -1,4 +1,6 @@
 //! A run of many jobs while the server is killed at random moments, and the proof from outside that nothing was lost.
+#![allow(dead_code, reason = "each test binary uses its own part of this")]
+#![allow(clippy::print_stdout, reason = "the seed and the report belong to the run")]
 
 use std::{
     collections::BTreeSet,

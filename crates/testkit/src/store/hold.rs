@@ -168,6 +168,28 @@ pub async fn adoption_can_name_its_attempts(world: World) -> Result<()> {
     Ok(())
 }
 
+/// PROTOCOL H3, the net below: what the adopter itself holds is given to it again by name, with a higher epoch.
+pub async fn an_adopter_is_given_by_name_what_it_holds_itself(world: World) -> Result<()> {
+    let worker = world.worker().await?;
+    let held = world.running(worker, "mail").await?;
+    ensure!(
+        world.adopt(worker).await?.is_empty(),
+        "not named: its own live lease holds it"
+    );
+    let request = Adopt {
+        incarnation: worker,
+        realms: [(name("process")?, RealmId("here".into()))].into(),
+        only: Some(vec![held.id]),
+        max: 9,
+    };
+    let adopted = world.store().adopt(request).await?;
+    ensure!(
+        adopted.len() == 1 && adopted[0].id == held.id && adopted[0].epoch == held.epoch + 1,
+        "{adopted:?}"
+    );
+    Ok(())
+}
+
 /// PROTOCOL H3: a heartbeat answers with count and hash of what is held.
 pub async fn a_heartbeat_tells_what_is_held(world: World) -> Result<()> {
     let worker = world.worker().await?;

@@ -85,6 +85,7 @@ macro_rules! store_suite {
             what_ended_and_is_not_finalised_is_adopted,
             adoption_goes_by_realm_and_executor,
             adoption_can_name_its_attempts,
+            an_adopter_is_given_by_name_what_it_holds_itself,
             a_heartbeat_tells_what_is_held,
             known_tells_what_may_be_removed,
             workers_are_told_live_ones_first,
