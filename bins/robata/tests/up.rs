@@ -208,6 +208,22 @@ fn the_demo_runs_its_jobs_in_docker_containers() {
     assert_eq!(server.run(&["run", "demo", "--", "echo", "hi"]).ok().stdout, "hi\n");
 }
 
+#[test]
+fn an_interrupt_in_the_middle_of_the_demo_stops_it_and_its_long_job_goes_on() {
+    let mut server = Server::with(Options {
+        args: vec!["--demo".into()],
+        ..Options::default()
+    });
+    let long = support::eventually("the long job is told", || {
+        let told = server.events().into_iter();
+        told.filter_map(|event| Some(event["long"].as_str()?.to_owned())).next()
+    });
+    server.until_attempt(&long, "running");
+    server.signal(Signal::SIGINT);
+    assert!(server.ended().success());
+    assert!(server.event("stopped").unwrap()["running"].as_u64() >= Some(1));
+}
+
 /// Watches the demo to its end; `long` is cancelled.
 fn demo(mut options: Options) -> Server {
     options.args.push("--demo".into());

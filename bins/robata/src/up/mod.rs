@@ -90,7 +90,14 @@ pub(crate) async fn up(args: UpArgs, out: &Output) -> anyhow::Result<ExitCode> {
             .map(|(name, chosen)| (name.clone(), chosen.clone()))
             .collect();
         let show = demo::Demo::new(client, parts.executors(), executors, *out);
-        tasks.spawn(Part::Demo.run(async move { Box::pin(show.run()).await.map(|()| 0) }));
+        let stop = stop.clone();
+        tasks.spawn(Part::Demo.run(async move {
+            // It waits for jobs over an API that ends with us.
+            tokio::select! {
+                shown = Box::pin(show.run()) => shown.map(|()| 0),
+                () = stop.cancelled() => Ok(0),
+            }
+        }));
     }
     run(tasks, stop, signals, out).await
 }
