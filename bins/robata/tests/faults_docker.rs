@@ -4,7 +4,10 @@
 mod engine_watch;
 mod support;
 
-use std::net::TcpListener;
+use std::{
+    net::TcpListener,
+    time::{Duration, Instant},
+};
 
 use engine_watch::{EngineWatch, engine};
 use serde_json::Value;
@@ -148,4 +151,41 @@ fn docker_300_jobs_leave_nothing_behind() {
     eventually("nothing is left in the engine", || {
         watch.left_of(&installation).is_empty().then_some(())
     });
+}
+
+#[test]
+fn docker_an_end_is_recorded_and_a_running_job_adopted_within_twice_their_bounds() {
+    let mut server = server();
+    let time = |value: &Value| {
+        value
+            .as_str()
+            .unwrap()
+            .parse::<jiff::Timestamp>()
+            .unwrap()
+            .as_millisecond()
+    };
+    for _ in 0..5 {
+        let id = server.enqueue(&["t/true"]);
+        let job = server.until(&id, "succeeded");
+        let late = time(&job["finished_at"]) - time(&job["attempts"][0]["finished_at"]);
+        assert!(
+            late < 2_000,
+            "the end was recorded {late} ms after the engine's: {job:#}"
+        );
+    }
+    let id = server.enqueue(&["t/stubborn"]);
+    let before = server.until_attempt(&id, "running")["attempts"][0]["worker"].clone();
+    server.kill9();
+    server.restart();
+    let restarted = Instant::now();
+    eventually("another worker holds it", || {
+        (server.job(&id)["attempts"][0]["worker"] != before).then_some(())
+    });
+    assert!(
+        restarted.elapsed() < Duration::from_secs(40),
+        "adopted after {:?}",
+        restarted.elapsed()
+    );
+    server.run(&["jobs", "cancel", &id]).ok();
+    server.until(&id, "cancelled");
 }
