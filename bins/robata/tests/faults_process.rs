@@ -10,6 +10,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use nix::sys::signal::Signal;
 use support::{Options, Server, eventually};
 
 const STUBBORN: &str = r#"
@@ -171,4 +172,38 @@ fn a_full_disk_refuses_new_jobs_with_clear_words_and_keeps_the_accepted_ones() {
     server.until(&waiting, "succeeded");
     drop(server);
     drop(disk);
+}
+
+#[test]
+fn stopped_for_longer_than_its_lease_it_wakes_and_each_job_has_run_once() {
+    let server = server();
+    let journal = server.data().join("journal");
+    server.apply(&format!(
+        "[apps.z.jobs.note]\nexecutor = \"process\"\nenv = {{ JOURNAL = {journal:?} }}\n\
+         command = [\"/bin/sh\", \"-c\", \"echo $ROBATA_JOB_ID $ROBATA_ATTEMPT >> $JOURNAL; sleep 3\"]\n"
+    ));
+    let ids: Vec<_> = (0..12).map(|_| server.enqueue(&["z/note"])).collect();
+    server.until_attempt(&ids[0], "running");
+    server.signal(Signal::SIGSTOP);
+    let stopped = Instant::now();
+    eventually("its lease has ended", || {
+        (stopped.elapsed() > Duration::from_secs(15)).then_some(())
+    });
+    server.signal(Signal::SIGCONT);
+    for id in &ids {
+        assert_eq!(
+            server.until(id, "succeeded")["attempt"],
+            1,
+            "nothing was lost, nothing ran again"
+        );
+    }
+    let mut lines: Vec<_> = fs::read_to_string(&journal)
+        .unwrap()
+        .lines()
+        .map(str::to_owned)
+        .collect();
+    lines.sort();
+    let mut once: Vec<_> = ids.iter().map(|id| format!("{id} 1")).collect();
+    once.sort();
+    assert_eq!(lines, once);
 }
