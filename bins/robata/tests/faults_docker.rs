@@ -24,7 +24,9 @@ docker = {{ network = "none" }}
 [apps.t.jobs.true]
 command = ["true"]
 [apps.t.jobs.hungry]
-command = ["sh", "-c", "dd if=/dev/zero of=/dev/null bs=256M count=1"]
+# containerd begins to watch a little after the start, and may lose a report where the cgroup goes at the same moment: so
+# the main process waits first, and outlives the one that is killed.
+command = ["sh", "-c", "sleep 1; dd if=/dev/zero of=/dev/null bs=256M count=1; code=$?; sleep 1; exit $code"]
 resources = {{ memory = "32Mi" }}
 [apps.t.jobs.killed]
 command = ["sh", "-c", "kill -9 $$; sleep 1"]

@@ -17,7 +17,7 @@ use robata_core::{
     finish::End,
 };
 
-use crate::engine::Engine;
+use crate::{engine::Engine, error::Fault, restart};
 
 /// A start that finds containers running waits up to 10 s for each to end, then serves.
 const BOOT: Duration = Duration::from_secs(30);
@@ -38,6 +38,8 @@ struct Span {
     from: Timestamp,
     until: Option<Timestamp>,
     since: Instant,
+    /// Whether its containers live on without it.
+    live_restore: bool,
 }
 
 /// When we were connected to the engine's events, and whose ends were seen to be their own.
@@ -45,7 +47,7 @@ struct Span {
 pub(crate) struct Watched(Mutex<(u64, VecDeque<Span>)>, Mutex<VecDeque<String>>);
 
 impl Watched {
-    pub(crate) fn begin(&self, engine_now: Timestamp) -> u64 {
+    pub(crate) fn begin(&self, engine_now: Timestamp, live_restore: bool) -> u64 {
         let mut spans = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         spans.0 += 1;
         let id = spans.0;
@@ -54,6 +56,7 @@ impl Watched {
             from: engine_now,
             until: None,
             since: Instant::now(),
+            live_restore,
         });
         if spans.1.len() > SPANS {
             spans.1.pop_front();
@@ -63,9 +66,23 @@ impl Watched {
 
     pub(crate) fn end(&self, id: u64) {
         let mut spans = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(span) = spans.1.iter_mut().find(|span| span.id == id) {
+        if let Some(span) = spans.1.iter_mut().find(|span| span.id == id && span.until.is_none()) {
             span.until = Some(span.from.plus(span.since.elapsed()));
         }
+    }
+
+    /// Whether we have been connected to the engine from then until now.
+    pub(crate) fn unbroken_since(&self, time: Timestamp) -> bool {
+        let spans = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let whole = |span: &Span| span.until.is_none() && span.from <= time;
+        spans.1.iter().any(whole)
+    }
+
+    /// Whether containers were to live on when the engine last went away, as far as we were there.
+    fn lived_on(&self) -> bool {
+        let spans = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let last = spans.1.iter().rev().find(|span| span.until.is_some());
+        last.is_none_or(|span| span.live_restore)
     }
 
     /// This container's end was seen and was its own; it stays so, whatever the engine does later.
@@ -113,26 +130,33 @@ fn is_engines(ending: &Ending, booted: Option<Timestamp>, watched: &Watched) -> 
     finished >= booted.minus(BOOT) || watched.broken_at(finished) || by_signal
 }
 
+/// With live-restore a restart ends nothing; 255 is what the engine calls the end of what is gone without a word, as
+/// after a crash of the machine.
+async fn lives_on(engine: &Engine, watched: &Watched, ending: &Ending) -> Result<bool, Fault> {
+    if ending.end == End::Exited(255) || !watched.lived_on() {
+        return Ok(false);
+    }
+    let info = engine.call(|client| client.info()).await?;
+    Ok(info.live_restore_enabled == Some(true))
+}
+
 /// Marks the ends that are the engine's doing.
-pub(crate) async fn mark(engine: &Engine, watched: &Watched, observations: &mut [Observation]) {
+pub(crate) async fn mark(engine: &Engine, watched: &Watched, observations: &mut [Observation]) -> Result<(), Fault> {
     let suspect = |one: &Observation| match &one.state {
         ThingState::Ended(ending) => matches!(ending.end, End::Signalled(_) | End::Exited(1..)),
         _ => false,
     };
     if !observations.iter().any(suspect) {
-        return;
+        return Ok(());
     }
     // An engine without its default network does not tell; then an end is taken for what it says.
-    let bridge = engine.call(|client| client.inspect_network("bridge", None)).await;
-    let booted = bridge
-        .ok()
-        .and_then(|bridge| crate::state::time(bridge.created.as_ref()));
+    let booted = restart::booted(engine).await?;
     for one in observations {
         let Some(Handle(id)) = &one.handle else {
             continue;
         };
         if let ThingState::Ended(ending) = &mut one.state {
-            if watched.is_own(id) || !is_engines(ending, booted, watched) {
+            if watched.is_own(id) || !is_engines(ending, booted, watched) || lives_on(engine, watched, ending).await? {
                 watched.remember(id);
             } else {
                 ending.end = End::EngineFault;
@@ -140,6 +164,7 @@ pub(crate) async fn mark(engine: &Engine, watched: &Watched, observations: &mut 
             }
         }
     }
+    Ok(())
 }
 
 #[cfg(test)]
@@ -179,7 +204,7 @@ mod tests {
     #[test]
     fn an_end_long_before_our_connection_broke_is_its_own() {
         let watched = Watched::default();
-        let span = watched.begin(Timestamp::from_millis(40_000));
+        let span = watched.begin(Timestamp::from_millis(40_000), false);
         watched.end(span);
         let booted = Some(Timestamp::from_millis(100_000));
         assert!(!is_engines(&ending(End::Exited(3), 10_000), booted, &watched));
@@ -188,7 +213,7 @@ mod tests {
     #[test]
     fn an_end_after_our_connection_broke_is_the_engines() {
         let watched = Watched::default();
-        let span = watched.begin(Timestamp::from_millis(5_000));
+        let span = watched.begin(Timestamp::from_millis(5_000), false);
         watched.end(span);
         let booted = Some(Timestamp::from_millis(100_000));
         assert!(is_engines(&ending(End::Exited(3), 20_000), booted, &watched));

@@ -5,7 +5,11 @@ use std::{future::Future, time::Duration};
 use bollard::{
     API_DEFAULT_VERSION, Docker, container::LogOutput, errors::Error as Client, models::ContainerInspectResponse,
 };
-use robata_core::{Error, ErrorKind, Result, executor::label};
+use bytes::Bytes;
+use robata_core::{
+    Error, ErrorKind, Result,
+    executor::{Stream, label},
+};
 use tokio::{sync::OnceCell, time::timeout};
 
 use crate::{DockerConfig, error::Fault};
@@ -123,13 +127,32 @@ pub(crate) fn check_host(host: &str) -> Result<()> {
     ))
 }
 
-/// The stream and the bytes of one frame of a container's log.
-pub(crate) fn frame(output: LogOutput) -> (robata_core::executor::Stream, bytes::Bytes) {
-    use robata_core::executor::Stream;
+/// The stream and the bytes of one frame of a container's log; else the engine's words about why it cannot go on.
+///
+/// Its words come as frames of a fourth kind (`Systemerr` in `pkg/stdcopy`), which the client hands on raw, header and
+/// all. Without a terminal, which no container of ours has, there is nothing else that has no header.
+pub(crate) fn frame(output: LogOutput) -> Result<(Stream, Bytes), String> {
+    const HEADER: usize = 8;
     match output {
-        LogOutput::StdErr { message } => (Stream::Stderr, message),
-        LogOutput::StdOut { message } | LogOutput::Console { message } | LogOutput::StdIn { message } => {
-            (Stream::Stdout, message)
+        LogOutput::StdErr { message } => Ok((Stream::Stderr, message)),
+        LogOutput::StdOut { message } | LogOutput::StdIn { message } => Ok((Stream::Stdout, message)),
+        LogOutput::Console { message } => {
+            let words = message.get(HEADER..).unwrap_or_default();
+            Err(String::from_utf8_lossy(words).trim().to_owned())
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_the_engine_says_instead_of_a_log_is_no_output() {
+        let message = Bytes::from_static(b"\x03\0\0\0\0\0\0\x19Error grabbing logs: torn\n");
+        assert_eq!(
+            frame(LogOutput::Console { message }),
+            Err("Error grabbing logs: torn".to_owned())
+        );
     }
 }

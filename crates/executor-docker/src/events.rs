@@ -14,10 +14,7 @@ use futures::{
     StreamExt,
     stream::{self, BoxStream},
 };
-use robata_core::{
-    Timestamp,
-    executor::{Event, Handle},
-};
+use robata_core::executor::{Event, Handle};
 use tokio::{
     sync::mpsc,
     time::{Instant, sleep, sleep_until},
@@ -139,7 +136,7 @@ impl Watcher {
         let client = engine.client().await?;
         // From a moment that lies before the gap that is told now: the engine sends again what has happened since.
         let options = EventsOptions {
-            since: Some(seconds(now)),
+            since: Some(state::seconds(now)),
             filters: Some(filters),
             ..EventsOptions::default()
         };
@@ -148,10 +145,13 @@ impl Watcher {
         let (sender, receiver) = mpsc::channel(WAITING);
         let overflowed = Arc::new(AtomicBool::new(false));
         let flag = Arc::clone(&overflowed);
+        let span = watched.begin(now, info.live_restore_enabled == Some(true));
+        let end = Arc::clone(&watched);
         let receiving = AbortOnDropHandle::new(tokio::spawn(async move {
             while let Some(message) = messages.next().await {
                 let failed = message.is_err();
                 if failed {
+                    end.end(span);
                     // The last word must arrive; the caller has gone where it cannot.
                     sender.send(message).await.ok();
                     return;
@@ -162,21 +162,17 @@ impl Watcher {
                     Err(mpsc::error::TrySendError::Closed(_)) => return,
                 }
             }
+            end.end(span);
         }));
         Ok(Connection {
             messages: receiver,
             overflowed,
             _receiving: receiving,
             ask_at: Instant::now() + ASK,
-            span: watched.begin(now),
+            span,
             watched,
         })
     }
-}
-
-fn seconds(time: Timestamp) -> String {
-    let millis = time.as_millis();
-    format!("{}.{:03}000000", millis.div_euclid(1000), millis.rem_euclid(1000))
 }
 
 fn changed(message: EventMessage) -> Option<Event> {

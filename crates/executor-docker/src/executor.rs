@@ -32,7 +32,9 @@ use crate::{
     create::Creator,
     engine::{Engine, check_host},
     error::Fault,
-    events, init, lifecycle, output, payload,
+    events, init,
+    killed::Stops,
+    lifecycle, output, payload,
     realm::Realm,
     state,
 };
@@ -57,6 +59,7 @@ struct Inner {
     engine: Arc<Engine>,
     realm: Arc<Realm>,
     watched: Arc<Watched>,
+    stops: Stops,
     creator: Creator,
     starts: Option<Semaphore>,
     /// One start of a container at a time.
@@ -86,6 +89,7 @@ impl DockerExecutor {
                 engine: Arc::new(Engine::new(config, client)),
                 realm: Arc::default(),
                 watched: Arc::default(),
+                stops: Stops::default(),
                 creator: Creator::default(),
                 starts,
                 starting: Mutex::default(),
@@ -173,12 +177,13 @@ impl DockerExecutor {
     }
 }
 
-async fn look(engine: &Engine, id: &str) -> Result<Observation, Fault> {
+async fn look(engine: &Engine, stops: &Stops, id: &str) -> Result<Observation, Fault> {
     let Some(found) = engine.ours(id).await? else {
         return Ok(state::absent());
     };
     let mut observation = state::observation(&found);
     init::tell_apart(engine, &found, &mut observation).await?;
+    stops.explain(&found, &mut observation);
     Ok(observation)
 }
 
@@ -230,7 +235,7 @@ impl Executor for DockerExecutor {
         } else {
             None
         };
-        let engine = &self.inner.engine;
+        let (engine, stops) = (&self.inner.engine, &self.inner.stops);
         let mut ids = Vec::with_capacity(targets.len());
         for target in targets {
             let (Target::Handle(Handle(id)) | Target::Name(id)) = target;
@@ -242,22 +247,24 @@ impl Executor for DockerExecutor {
                 if absent {
                     return Ok(state::absent());
                 }
-                look(engine, &id)
+                look(engine, stops, &id)
                     .await
                     .map_err(|fault| fault.into_error("docker.observe"))
             }
         });
         let mut seen: Vec<_> = stream::iter(looks).buffered(LOOKS).try_collect().await?;
-        boot::mark(engine, &self.inner.watched, &mut seen).await;
+        let marked = boot::mark(engine, &self.inner.watched, &mut seen).await;
+        marked.map_err(|fault| fault.into_error("docker.observe"))?;
         Ok(seen)
     }
 
     async fn stop(&self, handle: &Handle, grace_period: Duration) -> Result<()> {
+        self.inner.stops.remember(&handle.0);
         lifecycle::stop(&self.inner.engine, &handle.0, grace_period).await
     }
 
     async fn output(&self, request: ReadOutput) -> Result<BoxStream<'static, Result<Output>>> {
-        output::output(Arc::clone(&self.inner.engine), request).await
+        output::output(Arc::clone(&self.inner.engine), Arc::clone(&self.inner.watched), request).await
     }
 
     async fn remove(&self, handle: &Handle, force: bool) -> Result<()> {

@@ -13,7 +13,11 @@ use futures::{
 use robata_core::{Error, ErrorKind, Result, definition::PullPolicy, executor::Progress};
 use tokio::time::timeout;
 
-use crate::{credentials, engine::Engine, error::Fault};
+use crate::{
+    credentials,
+    engine::Engine,
+    error::{Fault, is_room},
+};
 
 const OPERATION: &str = "docker.pull";
 
@@ -136,6 +140,7 @@ fn refusal(image: &str, fault: Fault) -> SharedError {
     let message = format!("cannot pull {image}: {words}");
     let kind = match &fault {
         Fault::Refused { status: 400, .. } => ErrorKind::StartRefused,
+        Fault::Refused { .. } if is_room(&words) => ErrorKind::NoCapacity,
         Fault::Refused { status, .. } if is_missing_or_forbidden(*status, &words) => ErrorKind::ImagePull,
         _ => {
             return SharedError(ErrorKind::Unavailable, {

@@ -1,9 +1,11 @@
 //! A command that docker-init could not run: to the engine the container ran and returned 126 or 127.
 
+use std::time::Duration;
+
 use bollard::{models::ContainerInspectResponse, query_parameters::LogsOptions};
 use futures::{StreamExt, TryStreamExt};
 use robata_core::{
-    executor::{Observation, Stream, ThingState},
+    executor::{Ending, Observation, Stream, ThingState},
     finish::{End, NeverRan},
 };
 
@@ -15,8 +17,12 @@ use crate::{
 /// How docker-init, which is tini, begins its last words (`FATAL` in tini's `src/tini.c`).
 const LAST_WORDS: &[u8] = b"[FATAL tini (";
 
+/// How long docker-init takes to find that it cannot run the command, on a very busy machine. What ran for longer ran, and
+/// may print such words itself.
+const AT_ONCE: Duration = Duration::from_millis(500);
+
 /// Tells a command that was never found, or may not be run, apart from one that returned such a code. The sign is
-/// docker-init's complaint, as all that the container ever printed.
+/// docker-init's complaint, at once and as all that the container ever printed.
 pub(crate) async fn tell_apart(
     engine: &Engine,
     found: &ContainerInspectResponse,
@@ -26,7 +32,7 @@ pub(crate) async fn tell_apart(
     let (ThingState::Ended(ending), Some(true), Some(id)) = (&mut observation.state, init, &found.id) else {
         return Ok(());
     };
-    if !matches!(ending.end, End::Exited(126 | 127)) {
+    if !matches!(ending.end, End::Exited(126 | 127)) || !ended_at_once(ending) {
         return Ok(());
     }
     let options = LogsOptions {
@@ -41,11 +47,42 @@ pub(crate) async fn tell_apart(
     let [only] = &printed[..] else {
         return Ok(());
     };
-    if let (Stream::Stderr, line) = frame(only.clone())
+    if let Ok((Stream::Stderr, line)) = frame(only.clone())
         && line.starts_with(LAST_WORDS)
     {
         ending.end = End::NeverRan(NeverRan::StartRefused);
         ending.message = Some(String::from_utf8_lossy(&line).trim().to_owned());
     }
     Ok(())
+}
+
+fn ended_at_once(ending: &Ending) -> bool {
+    match (ending.started_at, ending.finished_at) {
+        (Some(started), Some(finished)) => finished.since(started) < AT_ONCE,
+        _ => false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use robata_core::Timestamp;
+
+    use super::*;
+
+    #[test]
+    fn what_ran_for_a_while_was_found() {
+        let ending = |millis: i64| Ending {
+            end: End::Exited(127),
+            started_at: Some(Timestamp::from_millis(1_000)),
+            finished_at: Some(Timestamp::from_millis(1_000 + millis)),
+            detail: None,
+            message: None,
+        };
+        assert!(ended_at_once(&ending(30)));
+        assert!(!ended_at_once(&ending(1_000)));
+        assert!(!ended_at_once(&Ending {
+            finished_at: None,
+            ..ending(0)
+        }));
+    }
 }

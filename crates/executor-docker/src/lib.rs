@@ -12,11 +12,14 @@ mod executor;
 mod image;
 mod import;
 mod init;
+mod killed;
 mod lifecycle;
 mod log_lines;
+mod missing;
 mod output;
 mod payload;
 mod realm;
+mod restart;
 mod state;
 
 pub use config::{DockerConfig, PayloadWay};

@@ -1,13 +1,14 @@
 //! Start, stop and remove: each looks first, acts, and confirms.
 
-use std::{path::Path, time::Duration};
+use std::{future::ready, path::Path, time::Duration};
 
 use bollard::{
     models::{ContainerInspectResponse, ContainerStateStatusEnum as Status},
-    query_parameters::{KillContainerOptions, RemoveContainerOptions, StopContainerOptions},
+    query_parameters::{EventsOptions, KillContainerOptions, RemoveContainerOptions, StopContainerOptions},
 };
-use robata_core::{Error, ErrorKind, Result};
-use tokio::time::{Instant, sleep};
+use futures::TryStreamExt;
+use robata_core::{Error, ErrorKind, Result, Timestamp};
+use tokio::time::{Instant, sleep, timeout};
 
 use crate::{
     container::whole_seconds,
@@ -16,9 +17,14 @@ use crate::{
     payload, state,
 };
 
-/// How long a removal, or an end after SIGKILL, is waited for.
-const CONFIRM: Duration = Duration::from_secs(60);
 const LOOK_AGAIN: Duration = Duration::from_millis(50);
+/// How long the engine may take to tell what became of a container that it has just removed.
+const HISTORY: Duration = Duration::from_secs(5);
+
+/// How long a removal, or an end after SIGKILL, is waited for.
+fn confirm(engine: &Engine) -> Duration {
+    engine.config.call_timeout * 2
+}
 
 /// Sets a container going that was never set going. The caller lets nobody else in this process start it meanwhile.
 pub(crate) async fn start(engine: &Engine, id: &str) -> Result<()> {
@@ -92,16 +98,19 @@ pub(crate) async fn stop(engine: &Engine, id: &str, grace_period: Duration) -> R
         t: i32::try_from(whole_seconds(grace_period)).ok(),
         ..StopContainerOptions::default()
     };
-    let limit = grace_period.saturating_add(CONFIRM);
+    let limit = grace_period.saturating_add(confirm(engine));
     let stopped = engine.bounded(limit, client.stop_container(id, Some(options))).await;
     if let Err(fault @ (Fault::Unreachable { .. } | Fault::Forbidden { .. })) = stopped {
         return Err(fault.into_error(OPERATION));
     }
     // Whatever was answered: only the container's own state counts.
-    let deadline = Instant::now() + CONFIRM;
+    let deadline = Instant::now() + confirm(engine);
     while runs().await? {
         if Instant::now() > deadline {
-            let message = format!("the container has not ended {} s after SIGKILL", CONFIRM.as_secs());
+            let message = format!(
+                "the container has not ended {} s after SIGKILL",
+                confirm(engine).as_secs()
+            );
             return Err(Error::new(ErrorKind::Unavailable, OPERATION, message));
         }
         let kill = KillContainerOptions {
@@ -121,14 +130,15 @@ pub(crate) async fn stop(engine: &Engine, id: &str, grace_period: Duration) -> R
 pub(crate) async fn remove(engine: &Engine, id: &str, force: bool) -> Result<()> {
     const OPERATION: &str = "docker.remove";
     let still_runs = || Error::new(ErrorKind::StillRuns, OPERATION, "the container still runs");
-    let deadline = Instant::now() + CONFIRM;
+    let deadline = Instant::now() + confirm(engine);
     let mut files = Vec::new();
     let mut asked = None;
+    // When it was made, where it had not run when we looked last.
+    let mut unstarted = None;
     loop {
         let found = engine.ours(id).await.map_err(|fault| fault.into_error(OPERATION))?;
         let Some(found) = found else {
-            files.iter().for_each(|file: &String| payload::remove(Path::new(file)));
-            return Ok(());
+            break;
         };
         if files.is_empty() {
             files = payload_files(engine, &found);
@@ -136,11 +146,15 @@ pub(crate) async fn remove(engine: &Engine, id: &str, force: bool) -> Result<()>
         if !force && found.state.as_ref().is_some_and(state::runs) {
             return Err(still_runs());
         }
+        unstarted = match &found.state {
+            Some(state) if !force && !state::has_run(state) => state::time(found.created.as_ref()),
+            _ => None,
+        };
         if Instant::now() > deadline {
             let words = asked.map_or_else(|| "it goes on removing it".to_owned(), |fault: Fault| fault.words());
             let message = format!(
                 "the engine has not removed the container in {} s: {words}",
-                CONFIRM.as_secs()
+                confirm(engine).as_secs()
             );
             return Err(Error::new(ErrorKind::Unavailable, OPERATION, message));
         }
@@ -150,16 +164,63 @@ pub(crate) async fn remove(engine: &Engine, id: &str, force: bool) -> Result<()>
             link: false,
         };
         match engine.call(|client| client.remove_container(id, Some(options))).await {
-            Ok(()) => {
-                files.iter().for_each(|file| payload::remove(Path::new(file)));
-                return Ok(());
-            }
+            Ok(()) => break,
             // Another removal is under way, or it came to run; the next look tells.
             Err(fault @ Fault::Refused { .. }) => asked = Some(fault),
             Err(fault) => return Err(fault.into_error(OPERATION)),
         }
         sleep(LOOK_AGAIN).await;
     }
+    files.iter().for_each(|file| payload::remove(Path::new(file)));
+    match unstarted {
+        Some(made) => never_ran(engine, id, made, OPERATION).await,
+        None => Ok(()),
+    }
+}
+
+/// Whether what had not run when we looked, and is removed now, was set going and ended in between: the engine refuses to
+/// remove what runs, and not what has ended. Its events tell, in which its removal is the last.
+async fn never_ran(engine: &Engine, id: &str, made: Timestamp, operation: &'static str) -> Result<()> {
+    let words = |list: &[&str]| list.iter().map(|&word| word.to_owned()).collect();
+    let filters = [
+        ("container".to_owned(), vec![id.to_owned()]),
+        ("event".to_owned(), words(&["start", "die", "destroy"])),
+    ];
+    let options = EventsOptions {
+        since: Some(state::seconds(made.minus(Duration::from_secs(1)))),
+        filters: Some(filters.into()),
+        ..EventsOptions::default()
+    };
+    let read = async {
+        let client = engine.client().await?;
+        let events = client.events(Some(options));
+        let mut events = events.try_take_while(|event| ready(Ok(event.action.as_deref() != Some("destroy"))));
+        let (mut started, mut code) = (false, None);
+        while let Some(event) = events.try_next().await.map_err(|error| engine.fault(error))? {
+            started |= event.action.as_deref() == Some("start");
+            let attributes = event.actor.and_then(|actor| actor.attributes);
+            code = attributes.and_then(|mut all| all.remove("exitCode")).or(code);
+        }
+        Ok::<_, Fault>(started.then_some(code))
+    };
+    let error = match timeout(HISTORY, read).await {
+        Ok(Ok(None)) => return Ok(()),
+        Ok(Ok(Some(code))) => {
+            let code = code.unwrap_or_else(|| "unknown".to_owned());
+            let message =
+                format!("the container was set going and ended (exit code {code}) before it was removed, and is gone");
+            return Err(Error::new(ErrorKind::StillRuns, operation, message));
+        }
+        Ok(Err(fault)) => fault.words(),
+        Err(_) => "it does not tell".to_owned(),
+    };
+    // It is gone, and had not run a moment before.
+    tracing::warn!(
+        container = id,
+        error,
+        "cannot ask the engine whether what was removed had been set going"
+    );
+    Ok(())
 }
 
 /// The payload files of ours that a container has mounted.

@@ -13,6 +13,8 @@ use robata_core::{
     executor::{Position, Stream},
 };
 
+use crate::missing::Missing;
+
 /// A piece of a line that is not its last (`defaultBufSize` in copier.go).
 const PIECE: usize = 16 << 10;
 /// What an entry takes in the driver's file besides its bytes, at most: lengths, stream, time.
@@ -50,6 +52,8 @@ pub(crate) struct Place {
     pub(crate) first: Option<i64>,
     /// What all entries up to here take in the driver's file, at most.
     pub(crate) bytes: u64,
+    /// What is known to be missing before this place; it is told at the log's end, for what comes after is worth having.
+    pub(crate) missing: Missing,
 }
 
 /// What is wrong with a log.
@@ -59,8 +63,6 @@ pub(crate) enum Broken {
     NoPosition(&'static str),
     #[error("the engine sent a log entry without its time")]
     NoTime,
-    #[error("the engine has thrown away output before it was read")]
-    Lost,
 }
 
 const FORMAT: &str = "1";
@@ -74,7 +76,7 @@ impl fmt::Display for Place {
                 Some(last) => write!(f, ";{}.{}.{}", last.nanos, last.count, last.open as u8)?,
             }
         }
-        Ok(())
+        write!(f, ";{}", self.missing.number())
     }
 }
 
@@ -84,7 +86,7 @@ impl Place {
             return Ok(Self::default());
         }
         let parts: Vec<_> = position.0.split(';').collect();
-        let [FORMAT, bytes, first, stdout, stderr] = parts[..] else {
+        let [FORMAT, bytes, first, stdout, stderr, missing] = parts[..] else {
             return Err(Broken::NoPosition("(format)"));
         };
         let number = |text: &str| text.parse::<i64>().map_err(|_| Broken::NoPosition("(number)"));
@@ -111,11 +113,21 @@ impl Place {
             last: [last(stdout)?, last(stderr)?],
             first: Some(number(first)?).filter(|&first| first >= 0),
             bytes: u64::try_from(number(bytes)?).map_err(|_| Broken::NoPosition("(bytes)"))?,
+            missing: u8::try_from(number(missing)?)
+                .ok()
+                .and_then(Missing::read)
+                .ok_or(Broken::NoPosition("(missing)"))?,
         })
     }
 
     pub(crate) fn position(&self) -> Position {
         Position(self.to_string())
+    }
+
+    /// When the last entry was printed that was read.
+    pub(crate) fn read_up_to(&self) -> Option<Timestamp> {
+        let latest = self.last.iter().flatten().map(|last| last.nanos).max();
+        latest.map(|nanos| Timestamp::from_millis(nanos / 1_000_000))
     }
 
     /// From which second on the engine has to send the log again; 0: all of it.
@@ -132,6 +144,12 @@ impl Place {
         let open = self.last.iter().flatten().filter(|last| last.open == Open::More);
         let from = open.map(|last| last.nanos).chain(latest).min().unwrap_or(0);
         (from / 1_000_000_000 - MARGIN_SECS).max(0)
+    }
+
+    /// Whether this is the last entry of its stream that was read.
+    pub(crate) fn ends_with(&self, stream: Stream, entry: &Bytes) -> Result<bool, Broken> {
+        let (nanos, _) = split(entry)?;
+        Ok(self.last[index(stream)].is_some_and(|last| last.nanos == nanos))
     }
 
     /// Whether nobody can say if the last line of a stream ended in a newline.
@@ -182,33 +200,37 @@ impl Lines {
         }
     }
 
-    /// One entry: what of it was not read before, with its time.
+    /// One entry: what of it was not read before, with its time. Where entries are missing, the next one is the next.
     pub(crate) fn entry(&mut self, stream: Stream, entry: &Bytes) -> Result<Option<(Timestamp, Bytes)>, Broken> {
         let (nanos, line) = split(entry)?;
         if self.whole && !self.started && *self.place.first.get_or_insert(nanos) != nanos {
-            return Err(Broken::Lost);
+            self.place.missing.thrown_away = true;
         }
         self.started = true;
-        if let Some(seek) = &mut self.seek[index(stream)] {
-            if nanos > seek.nanos {
-                return Err(Broken::Lost);
+        match &mut self.seek[index(stream)] {
+            Some(seek) if nanos > seek.nanos => {
+                self.place.missing.thrown_away = true;
+                self.seek[index(stream)] = None;
             }
-            if nanos == seek.nanos {
-                seek.left -= 1;
-                if seek.left == 0 {
-                    self.seek[index(stream)] = None;
+            Some(seek) => {
+                if nanos == seek.nanos {
+                    seek.left -= 1;
+                    if seek.left == 0 {
+                        self.seek[index(stream)] = None;
+                    }
                 }
+                return Ok(None);
             }
-            return Ok(None);
+            None => {}
         }
         let data = self.place.read_on(stream, nanos, line);
         Ok(Some((Timestamp::from_millis(nanos / 1_000_000), data)))
     }
 
     /// The connection has ended: everything that was read before must have been seen again.
-    pub(crate) fn end(&self) -> Result<(), Broken> {
-        let all = self.seek.iter().all(Option::is_none);
-        if all { Ok(()) } else { Err(Broken::Lost) }
+    pub(crate) fn end(mut self) -> Place {
+        self.place.missing.thrown_away |= self.seek.iter().any(Option::is_some);
+        self.place
     }
 }
 
@@ -279,8 +301,7 @@ mod tests {
                 out.extend_from_slice(&data);
             }
         }
-        lines.end()?;
-        Ok((lines.place, out))
+        Ok((lines.end(), out))
     }
 
     use Stream::{Stderr, Stdout};
@@ -336,15 +357,28 @@ mod tests {
     fn what_was_thrown_away_is_noticed() {
         let entries: Vec<_> = (1..9).map(|nanos| (Stdout, entry(nanos, "x\n"))).collect();
         let (place, _) = read(Place::default(), &entries[..4]).unwrap();
-        assert_eq!(read(place.clone(), &entries[4..]), Err(Broken::Lost));
+        assert_eq!(place.missing.words(), None);
+        let noticed = |entries: &[_]| {
+            let (place, out) = read(place.clone(), entries).unwrap();
+            assert!(place.missing.thrown_away, "{place:?}");
+            assert_eq!(
+                Place::read(&place.position()).as_ref(),
+                Ok(&place),
+                "it is still known later"
+            );
+            out
+        };
+        // What comes after is read all the same.
+        assert_eq!(noticed(&entries[4..]), b"x\nx\nx\nx\n");
+        assert_eq!(noticed(&entries[6..]), b"x\nx\n");
         // The position's own entry is there, but the beginning is not.
-        assert_eq!(read(place.clone(), &entries[3..]), Err(Broken::Lost));
-        assert_eq!(read(place, &[]), Err(Broken::Lost));
+        assert_eq!(noticed(&entries[3..]), b"x\nx\nx\nx\n");
+        assert_eq!(noticed(&[]), b"");
     }
 
     #[test]
     fn a_foreign_position_is_refused() {
-        for bad in ["x", "1;2", "1;0;-1;1.2;-", "1;0;-1;1.2.3;-"] {
+        for bad in ["x", "1;2", "1;0;-1;1.2;-;0", "1;0;-1;1.2.3;-;0", "1;0;-1;-;-;4"] {
             assert!(
                 matches!(Place::read(&Position(bad.into())), Err(Broken::NoPosition(_))),
                 "{bad}"

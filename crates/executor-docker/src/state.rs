@@ -36,6 +36,12 @@ pub(crate) fn time(text: Option<&String>) -> Option<Timestamp> {
     text?.parse::<Timestamp>().ok().filter(|time| time.as_millis() > 0)
 }
 
+/// A time as the engine takes it in its queries.
+pub(crate) fn seconds(time: Timestamp) -> String {
+    let millis = time.as_millis();
+    format!("{}.{:03}000000", millis.div_euclid(1000), millis.rem_euclid(1000))
+}
+
 /// Whether its main process has ever been set going.
 pub(crate) fn has_run(state: &ContainerState) -> bool {
     time(state.started_at.as_ref()).is_some()

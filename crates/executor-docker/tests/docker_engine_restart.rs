@@ -1,188 +1,39 @@
 //! An engine of the test's own, killed and restarted: what it ended is its fault, and what we need is found again.
 
+#[path = "support/go.rs"]
+mod go;
+#[path = "support/own_engine.rs"]
+mod own_engine;
 mod support;
 
-use std::{
-    path::{Path, PathBuf},
-    process::{Child, Command, Stdio},
-    time::Duration,
-};
+use std::{path::PathBuf, time::Duration};
 
 use futures::StreamExt;
+use own_engine::Engine;
 use robata_core::{
-    InstallationId,
-    executor::{Event, Executor, ThingState},
+    ErrorKind, InstallationId,
+    executor::{Event, Executor, Handle, Position, ThingState},
     finish::End,
 };
-use robata_executor_docker::{DockerConfig, DockerExecutor};
+use robata_executor_docker::DockerExecutor;
 
-/// A dockerd that shares nothing with another one on this machine.
-struct Engine {
-    folder: tempfile::TempDir,
-    bridge: String,
-    daemon: Option<Child>,
-}
-
-impl Engine {
-    fn new() -> Self {
-        let folder = tempfile::tempdir().expect("a folder");
-        let number = std::process::id();
-        let engine = Self {
-            folder,
-            bridge: format!("rbt{number}"),
-            daemon: None,
-        };
-        let address = format!("10.215.{}.1/24", number % 250 + 1);
-        run("ip", &["link", "add", "name", &engine.bridge, "type", "bridge"]);
-        run("ip", &["addr", "add", &address, "dev", &engine.bridge]);
-        run("ip", &["link", "set", &engine.bridge, "up"]);
-        engine
-    }
-
-    fn path(&self, name: &str) -> PathBuf {
-        self.folder.path().join(name)
-    }
-
-    fn host(&self) -> String {
-        format!("unix://{}", self.path("docker.sock").display())
-    }
-
-    async fn start(&mut self) {
-        let log = std::fs::File::create(self.path("log")).expect("a log");
-        let (data, exec, pid) = (self.path("data"), self.path("run"), self.path("pid"));
-        let mut command = Command::new("dockerd");
-        command
-            .arg("-H")
-            .arg(self.host())
-            .arg("--data-root")
-            .arg(data)
-            .arg("--exec-root")
-            .arg(exec);
-        command
-            .arg("--pidfile")
-            .arg(pid)
-            .args(["--bridge", &self.bridge, "--iptables=false", "--ip-forward=false"]);
-        command.args(["--containerd-namespace", &self.bridge]);
-        command.args(["--containerd-plugins-namespace", &format!("{}-plugins", self.bridge)]);
-        command
-            .stdin(Stdio::null())
-            .stdout(log.try_clone().expect("a log"))
-            .stderr(log);
-        self.daemon = Some(command.spawn().expect("dockerd"));
-        let deadline = tokio::time::Instant::now() + support::STATE;
-        while !self.answers().await {
-            let log = || std::fs::read_to_string(self.path("log")).unwrap_or_default();
-            assert!(
-                tokio::time::Instant::now() < deadline,
-                "dockerd does not answer: {}",
-                log()
-            );
-            tokio::time::sleep(Duration::from_millis(100)).await;
-        }
-    }
-
-    async fn answers(&self) -> bool {
-        let socket = self.path("docker.sock");
-        let version = bollard::ClientVersion {
-            major_version: 1,
-            minor_version: 41,
-        };
-        match bollard::Docker::connect_with_unix(&socket.display().to_string(), 5, &version) {
-            Ok(client) => client.ping().await.is_ok(),
-            Err(_) => false,
-        }
-    }
-
-    /// SIGKILL, as a crash.
-    async fn kill(&mut self) {
-        let mut daemon = self.daemon.take().expect("it runs");
-        daemon.kill().expect("kill");
-        daemon.wait().expect("wait");
-        std::fs::remove_file(self.path("pid")).ok();
-        // Its containerd dies with it. Where nobody reaps orphans it stays as a zombie, and the next start takes that
-        // for a live one by the file with its id.
-        let file = self.path("run/containerd/containerd.pid");
-        let containerd = std::fs::read_to_string(&file).expect("its containerd's id");
-        let status = format!("/proc/{}/stat", containerd.trim());
-        let dead =
-            || std::fs::read_to_string(&status).is_ok_and(|stat| stat.contains(") Z ")) || !Path::new(&status).exists();
-        let deadline = tokio::time::Instant::now() + support::STATE;
-        while !dead() {
-            assert!(tokio::time::Instant::now() < deadline, "containerd lives on");
-            tokio::time::sleep(Duration::from_millis(10)).await;
-        }
-        std::fs::remove_file(file).expect("remove");
-    }
-
-    /// SIGTERM, as an upgrade.
-    async fn end(&mut self) {
-        let Some(mut daemon) = self.daemon.take() else {
-            return;
-        };
-        run("kill", &[&daemon.id().to_string()]);
-        tokio::task::spawn_blocking(move || daemon.wait())
-            .await
-            .expect("a task")
-            .expect("wait");
-    }
-
-    /// An image of one static program, without a registry.
-    fn load_image(&self, image: &str) {
-        let from = support::variable("ROBATA_TEST_DOCKER_HOST");
-        let pipe = format!("docker -H {from} save {image} | docker -H {} load", self.host());
-        run("sh", &["-c", &pipe]);
-    }
-
-    fn config(&self, installation: InstallationId) -> DockerConfig {
-        DockerConfig {
-            host: Some(self.host()),
-            ..support::config(installation)
-        }
-    }
-}
-
-impl Drop for Engine {
-    fn drop(&mut self) {
-        if let Some(daemon) = &mut self.daemon {
-            Command::new("kill").arg(daemon.id().to_string()).status().ok();
-            daemon.wait().ok();
-        }
-        end_left(self.folder.path());
-        Command::new("ip").args(["link", "delete", &self.bridge]).status().ok();
-    }
-}
-
-/// What is left of an engine that was killed, known by its folder.
-fn end_left(folder: &Path) {
-    if let Ok(pid) = std::fs::read_to_string(folder.join("run/containerd/containerd.pid")) {
-        Command::new("kill").arg(pid.trim()).stderr(Stdio::null()).status().ok();
-    }
-    let mounts = std::fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
-    let ours = mounts
-        .lines()
-        .filter_map(|line| line.split(' ').nth(4))
-        .filter(|path| Path::new(path).starts_with(folder));
-    for path in ours.collect::<Vec<_>>().into_iter().rev() {
-        Command::new("umount").args(["-l", path]).status().ok();
-    }
-}
-
-fn run(program: &str, args: &[&str]) {
-    let done = Command::new(program)
-        .args(args)
-        .output()
-        .unwrap_or_else(|error| panic!("{program}: {error}"));
-    assert!(
-        done.status.success(),
-        "{program} {args:?}: {}",
-        String::from_utf8_lossy(&done.stderr)
-    );
-}
-
-async fn until_running(executor: &DockerExecutor, handle: &robata_core::executor::Handle) {
+async fn until_running(executor: &DockerExecutor, handle: &Handle) {
     while !matches!(support::observe(executor, handle).await, ThingState::Running { .. }) {
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
+}
+
+/// Output that is there, and then the word that some may have been lost with the engine.
+async fn torn(executor: &DockerExecutor, handle: &Handle, expected: &[u8]) {
+    let mut pieces = support::pieces(executor, handle, Position::default()).await;
+    let error = pieces.pop().expect("an end").expect_err("some may be missing");
+    assert!(error.message().contains("started anew"), "{error}");
+    assert_eq!(error.kind(), ErrorKind::Internal);
+    let data: Vec<u8> = pieces
+        .into_iter()
+        .flat_map(|piece| piece.expect("a piece").data)
+        .collect();
+    assert_eq!(String::from_utf8_lossy(&data), String::from_utf8_lossy(expected));
 }
 
 /// The next gap, after the engine was said to be unreachable.
@@ -203,7 +54,7 @@ async fn gap_after_unreachable(events: &mut (impl futures::Stream<Item = Event> 
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_the_engine_ends_when_it_restarts_is_its_own_fault() {
-    let mut engine = Engine::new();
+    let mut engine = Engine::new(&[]);
     engine.start().await;
     engine.load_image(&support::variable("ROBATA_TEST_IMAGE"));
     let config = engine.config(InstallationId::new());
@@ -240,7 +91,7 @@ async fn what_the_engine_ends_when_it_restarts_is_its_own_fault() {
         .map(drop)
         .and(executor.owned().await.map(drop))
         .expect_err("it is down");
-    assert_eq!(error.kind(), robata_core::ErrorKind::Unavailable, "{error:?}");
+    assert_eq!(error.kind(), ErrorKind::Unavailable, "{error:?}");
     engine.start().await;
     gap_after_unreachable(&mut events).await;
     for handle in [&plain, &catcher] {
@@ -248,10 +99,8 @@ async fn what_the_engine_ends_when_it_restarts_is_its_own_fault() {
         assert_eq!(ending.end, End::EngineFault, "{ending:?}");
         assert!(ending.detail.unwrap().contains("exit code"));
     }
-    assert_eq!(
-        support::printed(&executor, &plain).await.expect("its log is kept"),
-        b"up\n"
-    );
+    // Its log is kept, but for what dockerd may have held.
+    torn(&executor, &plain, b"up\n").await;
     assert_eq!(support::ending(&executor, &failed).await.end, End::Exited(3));
     assert_eq!(support::ending(&executor, &killed).await.end, End::Signalled(9));
     assert_eq!(support::observe(&executor, &prepared).await, ThingState::Prepared);
@@ -277,7 +126,7 @@ async fn what_the_engine_ends_when_it_restarts_is_its_own_fault() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_pruned_realm_volume_is_made_again_with_the_id_that_the_containers_carry() {
-    let mut engine = Engine::new();
+    let mut engine = Engine::new(&[]);
     engine.start().await;
     engine.load_image(&support::variable("ROBATA_TEST_IMAGE"));
     let config = engine.config(InstallationId::new());
@@ -300,4 +149,82 @@ async fn a_pruned_realm_volume_is_made_again_with_the_id_that_the_containers_car
     assert_eq!(second.realm().await.expect("realm"), realm);
     support::empty(&config).await;
     engine.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn with_live_restore_a_killed_engine_ends_nothing_and_what_it_lost_of_the_output_is_told() {
+    let mut engine = Engine::new(&["--live-restore"]);
+    engine.start().await;
+    engine.load_image(&support::variable("ROBATA_TEST_IMAGE"));
+    let config = engine.config(InstallationId::new());
+    let client = support::client(&config);
+    let executor = DockerExecutor::connect(config.clone()).unwrap();
+    let mut events = executor.events();
+    assert_eq!(events.next().await, Some(Event::Gap));
+    let script = "echo before; i=0; while [ ! -e /tmp/go ] && [ $i -lt 1200 ]; do i=$((i+1)); sleep 0.05; done; \
+                  echo after; exit 7";
+    let going = support::start(&executor, support::sh(script)).await;
+    let meanwhile = support::start(&executor, support::sh("echo before; sleep 3; echo lost; exit 5")).await;
+    // Its output is in the log before the engine goes.
+    for handle in [&going, &meanwhile] {
+        while first_piece(&executor, handle).await.is_none() {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
+    let before = support::observe(&executor, &going).await;
+    let found = client.inspect_container(&meanwhile.0, None).await.unwrap();
+    let main = PathBuf::from(format!("/proc/{}", found.state.unwrap().pid.unwrap()));
+
+    engine.kill().await;
+    let deadline = tokio::time::Instant::now() + support::STATE;
+    while main.exists() {
+        assert!(
+            tokio::time::Instant::now() < deadline,
+            "it does not end without its engine"
+        );
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    engine.start().await;
+    gap_after_unreachable(&mut events).await;
+
+    assert_eq!(support::observe(&executor, &going).await, before, "it goes on");
+    assert_eq!(executor.owned().await.expect("owned").len(), 2);
+    go::go(&config, &going.0).await;
+    assert_eq!(support::ending(&executor, &going).await.end, End::Exited(7));
+    assert_eq!(support::ending(&executor, &meanwhile).await.end, End::Exited(5));
+    let after = support::start(&executor, support::sh("echo whole; exit 3")).await;
+    assert_eq!(support::ending(&executor, &after).await.end, End::Exited(3));
+    // A worker that was not there knows it, too.
+    let late = DockerExecutor::connect(config.clone()).unwrap();
+    for executor in [&executor, &late] {
+        torn(executor, &going, b"before\nafter\n").await;
+        torn(executor, &meanwhile, b"before\n").await;
+        assert_eq!(support::printed(executor, &after).await.expect("all of it"), b"whole\n");
+    }
+    support::empty(&config).await;
+
+    // Nothing runs while it restarts, and an end while it was away is the container's own all the same.
+    let meanwhile = support::start(&executor, support::sh("sleep 2; exit 9")).await;
+    let found = client.inspect_container(&meanwhile.0, None).await.unwrap();
+    let main = PathBuf::from(format!("/proc/{}", found.state.unwrap().pid.unwrap()));
+    engine.end().await;
+    while main.exists() {
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    engine.start().await;
+    gap_after_unreachable(&mut events).await;
+    assert_eq!(support::ending(&executor, &meanwhile).await.end, End::Exited(9));
+    support::empty(&config).await;
+    engine.end().await;
+}
+
+/// What was printed up to now begins with this.
+async fn first_piece(executor: &DockerExecutor, handle: &Handle) -> Option<robata_core::executor::Output> {
+    let request = robata_core::executor::ReadOutput {
+        handle: handle.clone(),
+        from: Position::default(),
+        follow: false,
+    };
+    let mut seen = executor.output(request).await.expect("output");
+    seen.next().await.map(|piece| piece.expect("a piece"))
 }

@@ -2,12 +2,14 @@
 
 mod support;
 
+use std::time::Duration;
+
 use bytes::Bytes;
 use robata_core::{
     ErrorKind, InstallationId,
     definition::{Cpu, Limit, Memory, Security},
     executor::{Executor, Spec, ThingState},
-    finish::End,
+    finish::{End, NeverRan},
 };
 use robata_executor_docker::{DockerConfig, DockerExecutor, PayloadWay};
 
@@ -174,6 +176,26 @@ async fn out_of_memory_in_a_child_that_the_main_process_survives_is_a_success() 
 }
 
 #[tokio::test]
+async fn a_kill_that_nobody_asked_for_may_have_been_for_want_of_memory_and_ours_may_not() {
+    let config = support::config(InstallationId::new());
+    let executor = executor(&config);
+    let mut spec = support::sh("trap '' TERM; [ \"$0\" = wait ] && exec sleep 1000; kill -9 $$");
+    spec.resources.memory_limit = Limit::At(Memory { bytes: 32 << 20 });
+    let killed = support::start(&executor, spec.clone()).await;
+    let ending = support::ending(&executor, &killed).await;
+    assert_eq!(ending.end, End::Signalled(9));
+    let message = ending.message.expect("a message");
+    assert!(message.contains("memory (limit 32Mi)"), "{message}");
+    spec.command.as_mut().expect("a command").push("wait".to_owned());
+    let stopped = support::start(&executor, spec).await;
+    executor.stop(&stopped, Duration::ZERO).await.expect("stop");
+    let ending = support::ending(&executor, &stopped).await;
+    assert!(matches!(ending.end, End::Signalled(_)), "{ending:?}");
+    assert_eq!(ending.message, None);
+    support::empty(&config).await;
+}
+
+#[tokio::test]
 async fn baseline_gives_no_new_privileges_and_the_engines_own_capabilities() {
     let config = support::config(InstallationId::new());
     let (end, printed) = run(
@@ -296,5 +318,25 @@ async fn what_the_engine_refuses_at_the_start_stays_refused() {
         .await
         .expect_err("too little memory");
     assert_eq!(error.kind(), ErrorKind::StartRefused, "{error:?}");
+    support::empty(&config).await;
+}
+
+#[tokio::test]
+async fn what_ran_and_prints_the_words_of_docker_init_has_run() {
+    let config = support::config(InstallationId::new());
+    let executor = executor(&config);
+    let (end, printed) = run(
+        &executor,
+        support::sh("echo '[FATAL tini (7)] x' >&2; sleep 1; exit 127"),
+    )
+    .await;
+    assert_eq!(end, End::Exited(127), "{printed}");
+    // And what docker-init itself says of a command that is not there is still told apart.
+    let spec = Spec {
+        command: Some(vec!["/no/such/program".to_owned()]),
+        ..support::sh("")
+    };
+    let (end, printed) = run(&executor, spec).await;
+    assert_eq!(end, End::NeverRan(NeverRan::StartRefused), "{printed}");
     support::empty(&config).await;
 }

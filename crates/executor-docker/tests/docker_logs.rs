@@ -1,5 +1,7 @@
 //! Logs in depth: what the engine does to long lines and bytes, resuming far into a long log, and losses that are noticed.
 
+#[path = "support/go.rs"]
+mod go;
 mod support;
 
 use robata_core::{
@@ -130,7 +132,7 @@ async fn a_position_whose_output_was_thrown_away_is_an_error() {
             position = piece.expect("a piece").position;
         }
     }
-    go(&config, &handle.0).await;
+    go::go(&config, &handle.0).await;
     support::ending(&executor, &handle).await;
     let pieces = support::pieces(&executor, &handle, position).await;
     let error = pieces.into_iter().find_map(Result::err).expect("lines are missing");
@@ -138,23 +140,60 @@ async fn a_position_whose_output_was_thrown_away_is_an_error() {
     support::empty(&config).await;
 }
 
-/// Tells the script to go on, by a file.
-async fn go(config: &DockerConfig, id: &str) {
-    let mut header = [0_u8; 1536];
-    header[..2].copy_from_slice(b"go");
-    header[100..108].copy_from_slice(b"0000644\0");
-    header[124..136].copy_from_slice(b"00000000000\0");
-    header[148..156].copy_from_slice(b"        ");
-    header[156] = b'0';
-    let sum: u32 = header[..512].iter().map(|&byte| u32::from(byte)).sum();
-    header[148..156].copy_from_slice(format!("{sum:06o}\0 ").as_bytes());
-    let options = bollard::query_parameters::UploadToContainerOptions {
-        path: "/tmp".to_owned(),
-        ..Default::default()
+#[tokio::test]
+async fn a_flood_that_nobody_reads_neither_blocks_the_container_nor_fills_anything_and_its_loss_is_told() {
+    const PRINTED: usize = 150 << 20;
+    const KEPT: u64 = 8 << 20;
+    let mut config = support::config(InstallationId::new());
+    config.log_max_bytes = KEPT;
+    let executor = executor(&config);
+    let line = "x".repeat(1023);
+    let script = format!("yes {line} | head -c {PRINTED}; echo last");
+    let handle = support::start(&executor, support::sh(&script)).await;
+    let request = robata_core::executor::ReadOutput {
+        handle: handle.clone(),
+        from: Position::default(),
+        follow: true,
     };
-    let archive = bollard::body_full(header.to_vec().into());
-    support::client(config)
-        .upload_to_container(id, Some(options), archive)
+    let mut seen = executor.output(request).await.expect("output");
+    let first = futures::StreamExt::next(&mut seen)
         .await
-        .expect("upload");
+        .expect("a piece")
+        .expect("a piece");
+    // The reader stands still, and it ends all the same.
+    assert_eq!(support::ending(&executor, &handle).await.end, End::Exited(0));
+    let mut bytes = first.data.len();
+    let (mut last, mut error) = (first.data, None);
+    let rest = async {
+        while let Some(piece) = futures::StreamExt::next(&mut seen).await {
+            match piece {
+                Ok(piece) => {
+                    bytes += piece.data.len();
+                    last = piece.data;
+                }
+                Err(said) => error = Some(said),
+            }
+        }
+    };
+    tokio::time::timeout(support::STATE, rest)
+        .await
+        .expect("the output ends in time");
+    // What the engine keeps is two files of this size, and what was on its way to us.
+    assert!(bytes < 3 * usize::try_from(KEPT).unwrap(), "{bytes}");
+    let error = error.expect("most of it is missing");
+    assert!(error.message().contains("log_max_bytes"), "{error}");
+    assert_eq!(last, "last\n", "the end is worth having");
+    let peak = peak_memory_kib();
+    assert!(peak < 100 << 10, "our memory: {peak} KiB");
+    support::empty(&config).await;
+}
+
+/// The most memory that this process has had.
+fn peak_memory_kib() -> u64 {
+    let status = std::fs::read_to_string("/proc/self/status").expect("a status");
+    let line = status
+        .lines()
+        .find_map(|line| line.strip_prefix("VmHWM:"))
+        .expect("VmHWM");
+    line.trim().trim_end_matches(" kB").parse().expect("a number")
 }
