@@ -1,0 +1,22 @@
+#![doc = include_str!("../README.md")]
+
+mod config;
+mod entry;
+mod error;
+mod hand;
+mod held;
+mod keeper;
+mod keys;
+mod link;
+mod main_link;
+mod queue;
+mod reader;
+mod receive;
+mod script;
+mod server;
+mod share;
+mod shared;
+
+pub use config::{Eviction, Persistence, RedisConfig};
+pub use queue::RedisQueue;
+pub use server::{ServerFacts, WholeJobs};
