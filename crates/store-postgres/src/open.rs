@@ -1,0 +1,132 @@
+//! Opening: migrations, pools, the installation's id, the writers of groups, notifications.
+
+use std::{sync::Arc, time::Duration};
+
+use robata_core::{
+    Error, InstallationId,
+    attempt::{AttemptWrite, Written},
+    job::{Enqueue, Enqueued},
+    store::HEARTBEAT_TIMEOUT,
+};
+use sqlx::{
+    PgPool,
+    postgres::{PgConnectOptions, PgPoolOptions},
+};
+
+use crate::{
+    config::{Listen, Migrate, PostgresConfig},
+    db::{Db, How},
+    enqueue,
+    error::Result,
+    group::Groups,
+    migrate, notify, record,
+    shared::Shared,
+    sql::{Read as _, q},
+};
+
+/// Connections are closed after this time without use, so that an idle process holds few.
+const IDLE: Duration = Duration::from_secs(60);
+
+/// An open store's parts.
+#[derive(Debug)]
+pub(crate) struct Opened {
+    pub(crate) db: Arc<Db>,
+    pub(crate) enqueues: Groups<Enqueue, Vec<Result<Enqueued, Error>>>,
+    pub(crate) records: Groups<Vec<AttemptWrite>, Vec<Result<Written, Error>>>,
+}
+
+fn pool(options: PgConnectOptions, connections: u32, acquire: Duration) -> PgPool {
+    PgPoolOptions::new()
+        .max_connections(connections)
+        .acquire_timeout(acquire)
+        .idle_timeout(IDLE)
+        // A transaction's begin says it as well, without a round trip more.
+        .test_before_acquire(false)
+        .connect_lazy_with(options)
+}
+
+pub(crate) async fn connect(config: PostgresConfig) -> Result<Opened, Error> {
+    let options = migrate::options(&config.url)?.application_name(&config.application_name);
+    let main = pool(options.clone(), config.connections.max(1), config.connect_timeout);
+    open(config, options, main).await
+}
+
+pub(crate) async fn from_pool(pool: PgPool, config: PostgresConfig) -> Result<Opened, Error> {
+    let options = pool
+        .connect_options()
+        .as_ref()
+        .clone()
+        .extra_float_digits(None)
+        .statement_cache_capacity(0);
+    open(config, options, pool).await
+}
+
+async fn open(config: PostgresConfig, options: PgConnectOptions, main: PgPool) -> Result<Opened, Error> {
+    let listen_at = match &config.listen {
+        Listen::Off => None,
+        Listen::Same => Some(options.clone()),
+        Listen::At(url) => Some(migrate::options(url)?.application_name(&config.application_name)),
+    };
+    let ready = match config.migrate {
+        Migrate::Automatic => migrate::run(&options, config.connect_timeout).await.map(drop),
+        Migrate::Check => migrate::check(&options, config.connect_timeout).await,
+    };
+    ready.map_err(|fault| fault.to_error("store.open"))?;
+    let installation = installation(&main)
+        .await
+        .map_err(|fault| fault.to_error("store.open"))?;
+    let (shared, sending) = Shared::new(installation, config.default_executor.clone());
+    let shared = Arc::new(shared);
+    tokio::spawn(notify::send(sending, main.clone(), shared.process));
+    // A heartbeat is given up after two seconds: its parts before that.
+    let beat_timeout = HEARTBEAT_TIMEOUT * 3 / 4;
+    let beats = pool(options, 1, beat_timeout);
+    let writers = config
+        .group_writers
+        .clamp(1, (main.options().get_max_connections() as usize).div_ceil(2));
+    let db = Arc::new(Db {
+        pool: main,
+        beats,
+        shared,
+        statement_timeout: config.statement_timeout,
+        beat_timeout,
+        clock_offset: config.clock_offset,
+    });
+    if let Some(options) = listen_at {
+        tokio::spawn(notify::listen(
+            pool(options, 1, config.connect_timeout),
+            Arc::downgrade(&db),
+        ));
+    }
+    Ok(Opened {
+        enqueues: Groups::start(&db, How::again("store.enqueue").lines(), writers, |tx, requests| {
+            Box::pin(enqueue::run(tx, requests))
+        }),
+        records: Groups::start(&db, How::again("store.record").lines(), writers, |tx, requests| {
+            Box::pin(record::run(tx, requests))
+        }),
+        db,
+    })
+}
+
+/// The installation's id, made once (PROTOCOL R2).
+async fn installation(pool: &PgPool) -> Result<InstallationId> {
+    q("INSERT INTO robata.meta (name, value) VALUES ('installation', $1) ON CONFLICT DO NOTHING")
+        .bind(InstallationId::new().to_string())
+        .execute(pool)
+        .await?;
+    q("SELECT value FROM robata.meta WHERE name = 'installation'")
+        .fetch_one(pool)
+        .await?
+        .word("value")
+}
+
+impl Opened {
+    /// Lets what waits be done, and closes all connections.
+    pub(crate) async fn close(&self) {
+        let limit = self.db.statement_timeout * 2;
+        tokio::join!(self.enqueues.finish(limit), self.records.finish(limit));
+        // It waits for connections in use, whose operations are bounded.
+        tokio::join!(self.db.beats.close(), self.db.pool.close());
+    }
+}
