@@ -5,7 +5,7 @@ use crate::{
     executor::{Handle, RealmId},
     finish::{Outcome, StopCause},
     id::{AttemptId, ClaimId, Epoch, IncarnationId},
-    job::{JobRecord, Line, Reference},
+    job::{Line, Reference},
     name::ExecutorName,
     payload::Payload,
     request::StartRequest,
@@ -32,6 +32,8 @@ pub enum Claimed {
     Gone,
     /// A `max_running` is reached: it waits in the store and goes out again when a slot frees.
     OverLimit,
+    /// Its queue is paused: it waits in the store and goes out again when the queue is resumed.
+    Paused,
     /// It could not run (expired, no definition) and the job has ended.
     Ended(Reason),
 }
@@ -76,6 +78,13 @@ pub struct AttemptWrite {
     pub incarnation: IncarnationId,
     /// What is written.
     pub change: AttemptChange,
+}
+
+/// Whether this writer may write about an attempt whose row names this holder and epoch (PROTOCOL H1). Beside it the
+/// writer's lease must live, which the store alone can judge.
+#[must_use]
+pub fn may_write(row: (IncarnationId, Epoch), writer: (IncarnationId, Epoch)) -> bool {
+    row == writer
 }
 
 /// What is written about an attempt.
@@ -195,13 +204,4 @@ pub enum Knowledge {
     Open,
     /// Over and done: what is left of it may be removed.
     Finalised,
-}
-
-/// A job's attempt that has ended, for those who wait for it.
-#[derive(Clone, Debug)]
-pub struct JobEnd {
-    /// The job.
-    pub job: JobRecord,
-    /// Its last attempt.
-    pub attempt: Option<AttemptRecord>,
 }

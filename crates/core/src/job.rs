@@ -184,25 +184,51 @@ impl Reference {
     #[must_use]
     pub fn encode(&self) -> bytes::Bytes {
         let mut bytes = Vec::with_capacity(21);
-        bytes.push(1);
+        bytes.push(REFERENCE_FORMAT);
         bytes.extend_from_slice(self.job.as_bytes());
         bytes.extend_from_slice(&self.attempt.to_be_bytes());
         bytes.into()
     }
 
-    /// Reads a message; `None` where it is malformed.
+    /// Reads a message; `None` where it cannot be read.
     #[must_use]
     pub fn decode(bytes: &[u8]) -> Option<Self> {
-        let (&1, rest) = bytes.split_first()? else {
-            return None;
-        };
-        let job = rest.get(..16)?.try_into().ok()?;
-        let attempt = rest.get(16..)?.try_into().ok()?;
-        Some(Self {
-            job: JobId::from_bytes(job),
-            attempt: u32::from_be_bytes(attempt),
-        })
+        Self::read(bytes).ok()
     }
+
+    /// Reads a message, or says why it cannot be read.
+    pub fn read(bytes: &[u8]) -> Result<Self, Unreadable> {
+        let malformed = |what: String| Err(Unreadable::Malformed(what));
+        match bytes.split_first() {
+            None => malformed("it is empty".to_owned()),
+            Some((&format, _)) if (REFERENCE_FORMAT + 1..=NEWEST_THINKABLE).contains(&format) => {
+                Err(Unreadable::TooNew(format))
+            }
+            Some((&REFERENCE_FORMAT, rest)) => match (rest.first_chunk::<16>(), rest.get(16..)) {
+                // What follows is no field that this format knows: an error, not ignored.
+                (Some(job), Some(&[a, b, c, d])) => Ok(Self {
+                    job: JobId::from_bytes(*job),
+                    attempt: u32::from_be_bytes([a, b, c, d]),
+                }),
+                _ => malformed(format!("a reference has 21 bytes, this one {}", bytes.len())),
+            },
+            Some((format, _)) => malformed(format!("{format} is no format of a reference")),
+        }
+    }
+}
+
+/// The format of [`Reference::encode`].
+const REFERENCE_FORMAT: u8 = 1;
+/// A first byte above this is no format of any release to come, but text or noise.
+const NEWEST_THINKABLE: u8 = 31;
+
+/// Why a message is no reference that this release can read.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Unreadable {
+    /// Its format is a later release's: it is left for a worker of that release (PROTOCOL V1).
+    TooNew(u8),
+    /// It is nothing that any release has written; what is wrong with it, for people.
+    Malformed(String),
 }
 
 /// A request to cancel a job.
@@ -234,3 +260,27 @@ pub struct Acted {
 
 /// The random mark that the engine's thing carries: the number of the claim that made its attempt.
 pub type Mark = ClaimId;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_reference_too_new_is_not_malformed_and_one_too_long_is() {
+        let reference = Reference {
+            job: JobId::new(),
+            attempt: 7,
+        };
+        let message = reference.encode();
+        assert_eq!(Reference::read(&message), Ok(reference));
+        let mut newer = message.to_vec();
+        newer[0] = 2;
+        newer.push(0);
+        assert_eq!(Reference::read(&newer), Err(Unreadable::TooNew(2)));
+        let mut longer = message.to_vec();
+        longer.push(0);
+        for bad in [&longer[..], &message[..20], b"", b"\0", b"{\"job\": 1}", b"\xff"] {
+            assert!(matches!(Reference::read(bad), Err(Unreadable::Malformed(_))), "{bad:?}");
+        }
+    }
+}

@@ -73,6 +73,9 @@ pub struct Seal {
     pub epoch: Epoch,
     /// `Complete`, or `Incomplete` with its reason. The bytes are counted by the log store.
     pub summary: LogSummary,
+    /// Where stdout and stderr really ended, where the writer knows that more was printed than it kept: readers are told of
+    /// what is missing at the end as a gap.
+    pub reach: Option<[u64; 2]>,
 }
 
 /// A request to read.
@@ -116,7 +119,8 @@ pub enum Entry {
 /// - With both streams, pieces MUST come in the order of their times, and in each stream in the order of offsets.
 /// - A reader that follows MUST get what is appended while it waits, and MUST end when the log is sealed.
 /// - `seal` MUST be refused as `Fenced` where a higher epoch has sealed; sealing again with the same epoch MUST answer well.
-/// - `seal` MUST answer how many bytes are kept, and a stream with a gap MUST NOT be called complete.
+/// - `seal` MUST answer how many bytes are kept, and a stream with a gap MUST NOT be called complete. Where it says that a
+///   stream went further than what is kept, readers MUST get the rest as a gap.
 /// - `progress` MUST give the position of the chunk that reaches furthest, and nothing for an unknown attempt.
 /// - `delete` MUST remove all of an attempt's log; of an unknown one it MUST answer well.
 /// - A half-written chunk MUST NOT be read.

@@ -3,6 +3,7 @@
 use std::{collections::BTreeMap, fmt, time::Duration};
 
 use async_trait::async_trait;
+use bytes::Bytes;
 use futures::stream::BoxStream;
 
 use crate::{
@@ -12,7 +13,7 @@ use crate::{
     error::Result,
     executor::RealmId,
     id::{AttemptId, ClaimId, Epoch, IncarnationId, InstallationId, JobId},
-    job::{Acted, Cancel, Enqueue, Enqueued, JobDetail, JobRecord, Line, Reference, RetryByHand},
+    job::{Acted, Cancel, Enqueue, Enqueued, JobDetail, JobRecord, Key, Line, Reference, RetryByHand},
     name::{AppName, ExecutorName, JobName, QueueName},
     queue::BrokerKey,
     state::{JobState, Reason},
@@ -76,6 +77,10 @@ pub struct HeartbeatAnswer {
     pub hash: u64,
     /// Held attempts for which somebody asked to cancel.
     pub cancel_requested: Vec<AttemptId>,
+    /// Held attempts whose log somebody follows now (PROTOCOL X7): the hint of it may have been lost.
+    pub followed: Vec<AttemptId>,
+    /// Somebody asked this worker to take nothing new, and to leave once what it holds has ended.
+    pub drain: bool,
 }
 
 /// One attempt's part of a heartbeat's hash: the first 8 bytes of the job's random half, mixed with number and epoch.
@@ -120,6 +125,43 @@ pub struct WorkerRecord {
     pub held: u64,
     /// When its lease ended, if it has.
     pub ended_at: Option<Timestamp>,
+    /// Whether it was asked to drain.
+    pub draining: bool,
+}
+
+/// A queue that was paused: its waiting jobs stay where they are.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Pause {
+    /// Why, for people.
+    pub reason: String,
+    /// Who paused it.
+    pub by: String,
+    /// Since when.
+    pub since: Timestamp,
+}
+
+/// A message that could not be taken in, kept with its reason for people to look at.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SetAside {
+    /// Where it came from: a line as text, or the name of an intake.
+    pub source: String,
+    /// Why it could not be taken in.
+    pub reason: String,
+    /// Its body as it came.
+    pub body: Bytes,
+    /// Its attributes.
+    pub attributes: BTreeMap<String, String>,
+}
+
+/// A message that was set aside, as the store tells it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SetAsideRecord {
+    /// Its number; grows.
+    pub seq: u64,
+    /// When it was set aside.
+    pub at: Timestamp,
+    /// The message.
+    pub message: SetAside,
 }
 
 /// What the due loop did.
@@ -140,7 +182,7 @@ pub struct LineRecord {
     pub line: Line,
     /// Queued jobs.
     pub queued: u64,
-    /// Of these, how many are out in the broker; counted up to the window's largest size.
+    /// Of these, how many are out in the broker.
     pub published: u64,
     /// The age of the oldest publication.
     pub oldest_publication: Option<Duration>,
@@ -234,18 +276,25 @@ pub struct QueueCounts {
 /// `robata_testkit::store` has a case for every sentence.
 ///
 /// - `enqueue` MUST answer in the order of its jobs, and only once they are durable. One bad item MUST be refused alone,
-///   unless `atomic`.
+///   unless `atomic`. It MUST put each job into the line of its definition as the catalog stands in that commit (PROTOCOL O1),
+///   but leave a queue that the enqueuer chose, and one-offs.
 /// - A key that is known MUST answer with its first job; with another request it MUST be `KeyReused`. Of concurrent
-///   enqueues with one key exactly one MUST make a job.
+///   enqueues with one key exactly one MUST make a job. `replays` MUST answer the same for keys alone, also where the job's
+///   definition is gone, and MUST store nothing.
 /// - `cancel` of a waiting job MUST end it; of a running one it MUST only record the request; again it MUST change nothing;
 ///   of an ended job it MUST be `Conflict`, but of a cancelled one it changes nothing.
 /// - `retry` MUST make a failed job `queued` with one attempt more; of a job that waits or runs it MUST change nothing;
 ///   else it MUST be `Conflict`.
 /// - A payload MUST come back as the bytes that went in.
+/// - From the answer of `pause` on no claim MUST take a job of that queue, whoever received its reference before, and
+///   `references` MUST give none; its jobs MUST wait for the reason `paused`, also after a restart. Resumed, every one of
+///   them MUST go out again, and its lines MUST be hinted at.
 #[async_trait]
 pub trait JobStore: fmt::Debug + Send + Sync {
     /// Stores jobs.
     async fn enqueue(&self, request: Enqueue) -> Result<Vec<Result<Enqueued>>>;
+    /// The first jobs of these keys, in their order; `None` where a key is not known.
+    async fn replays(&self, keys: Vec<(AppName, Key)>) -> Result<Vec<Result<Option<JobRecord>>>>;
     /// Asks to cancel a job.
     async fn cancel(&self, request: Cancel) -> Result<Acted>;
     /// Retries a failed job by hand.
@@ -258,6 +307,11 @@ pub trait JobStore: fmt::Debug + Send + Sync {
     async fn jobs(&self, request: ListJobs) -> Result<Vec<JobRecord>>;
     /// Counts by line. MUST NOT scan the jobs.
     async fn queue_counts(&self) -> Result<Vec<QueueCounts>>;
+    /// Pauses a queue, or with `None` resumes it; answers whether that changed anything. A queue that is paused already
+    /// gets the new reason.
+    async fn pause(&self, queue: &QueueName, reason: Option<&str>, by: &str) -> Result<bool>;
+    /// The paused queues.
+    async fn paused(&self) -> Result<BTreeMap<QueueName, Pause>>;
 }
 
 /// Attempts, as workers use them.
@@ -276,6 +330,11 @@ pub trait JobStore: fmt::Debug + Send + Sync {
 /// - `adopt` MUST raise the epoch of what it gives, MUST give only what no live lease holds, and of each attempt to one
 ///   adopter; attempts that ended and are not finalised are given, too.
 /// - `release` MUST end the lease so that others adopt at once.
+/// - `heartbeat` MUST tell what is held and followed, and whether somebody asked to drain; a worker that was asked MUST be
+///   shown so, and MUST NOT count as one that takes jobs. `drain` MUST be `NotFound` for an unknown worker and `Conflict`
+///   where its lease has ended; again it MUST change nothing.
+/// - What `set_aside` was given MUST be told with its reason, as it came, newest first, also after a restart; the newest
+///   10,000 at least MUST be kept.
 #[async_trait]
 pub trait AttemptStore: fmt::Debug + Send + Sync {
     /// Begins an incarnation's lease; again, with one that lives: replaces its executors.
@@ -298,6 +357,13 @@ pub trait AttemptStore: fmt::Debug + Send + Sync {
     async fn known(&self, attempts: &[AttemptId]) -> Result<Vec<Knowledge>>;
     /// Workers, live ones first.
     async fn workers(&self) -> Result<Vec<WorkerRecord>>;
+    /// Asks a worker to drain: its next heartbeats say so. `NotFound` for an unknown one, `Conflict` where its lease has
+    /// ended.
+    async fn drain(&self, incarnation: IncarnationId, by: &str) -> Result<()>;
+    /// Keeps messages that could not be taken in, with their reasons.
+    async fn set_aside(&self, messages: Vec<SetAside>) -> Result<()>;
+    /// What was set aside, newest first, with numbers below `before`.
+    async fn set_aside_list(&self, before: Option<u64>, limit: usize) -> Result<Vec<SetAsideRecord>>;
 }
 
 /// The loops of the scheduler.
@@ -308,12 +374,19 @@ pub trait AttemptStore: fmt::Debug + Send + Sync {
 /// - `due` MUST move what is due to `queued`, at most `max`, and end what has expired while it waited.
 /// - `references` MUST give what is queued and not out, by priority, then the apps in turn, then age, and nothing whose
 ///   `max_running` leaves no room; it MUST give no more than the window leaves.
-/// - `published` MUST be a compare-and-set on (job, attempt, `queued`): what was claimed meanwhile stays as it is.
+///   What a limit leaves MUST be shared in the same order. What is out in a line from which no live worker receives, or whose
+///   queue is paused, MUST NOT take the room of a limit from other lines.
+/// - `published` MUST be a compare-and-set on (job, attempt, `queued`): what was claimed meanwhile stays as it is, and what
+///   a claim gave back meanwhile (over a limit, paused) MUST go out again, for brokers deliver before they confirm.
 /// - `void` MUST make publications go out again, and MUST NOT touch what is claimed.
 /// - `judge` MUST end leases that have expired by the store's clock, and MUST move its judgement by a whole lease after a
 ///   gap in all marks (PROTOCOL H4).
-/// - `settle_lost` MUST end as lost only attempts whose holder's lease ended at least this long ago and that nobody adopted.
-/// - `prune` MUST remove ended jobs past their app's retention, and none that waits or runs.
+/// - `settle_lost` MUST end as lost only attempts whose holder's lease ended at least this long ago and that nobody adopted;
+///   time counts only since marks came without a gap, and not at all during one (PROTOCOL H6).
+/// - `lose` MUST end at once as lost what lives in the realm, and nothing else; it MUST be `Conflict`, and change nothing,
+///   where a live worker reaches the realm or holds something in it.
+/// - `prune` MUST remove ended jobs past their app's retention, and none that waits or runs. Logs that are not removed MUST
+///   NOT keep others from being told.
 #[async_trait]
 pub trait ScheduleStore: fmt::Debug + Send + Sync {
     /// Moves what is due.
@@ -334,6 +407,9 @@ pub trait ScheduleStore: fmt::Debug + Send + Sync {
         after: &BTreeMap<ExecutorName, Option<Duration>>,
         default: Duration,
     ) -> Result<Vec<AttemptId>>;
+    /// Ends at once as lost what ran in a realm that is gone for good, by the word of a person; answers what. `Conflict`
+    /// where a live worker reaches the realm.
+    async fn lose(&self, realm: &RealmId, by: &str) -> Result<Vec<AttemptId>>;
     /// Removes what is past its retention.
     async fn prune(&self, max: usize) -> Result<Pruned>;
     /// Notes that these logs are removed.

@@ -8,7 +8,8 @@ use std::time::Duration;
 
 use proptest::prelude::*;
 use robata_core::{
-    AttemptState, Epoch, JobState, Timestamp,
+    AttemptState, Epoch, IncarnationId, JobState, Timestamp,
+    attempt::may_write,
     finish::{self, Budget, End, Facts, MAX_NEVER_SET_GOING, NeverRan, Outcome, StopCause},
     retry::RetryPolicy,
     state::{AfterAttempt, AttemptEvent, JobEvent},
@@ -113,7 +114,9 @@ impl Job {
     fn write(&mut self, policy: &RetryPolicy, attempt: usize, epoch: Epoch, change: &Change) {
         let (counted, platform) = (self.paid(Budget::Own), self.paid(Budget::Platform));
         let never_set_going = self.paid(Budget::Neither);
-        let Some(row) = self.attempts.get_mut(attempt).filter(|row| row.epoch == epoch) else {
+        let us = IncarnationId::from_bytes([1; 16]);
+        let row = self.attempts.get_mut(attempt);
+        let Some(row) = row.filter(|row| may_write((us, row.epoch), (us, epoch))) else {
             return;
         };
         match change {
@@ -416,6 +419,15 @@ proptest! {
             job.write(&policy, 0, 1 + u32::try_from(index).unwrap() % raised, change);
             prop_assert_eq!(&job, &before);
         }
+    }
+}
+
+#[test]
+fn only_the_holder_writes_and_only_with_its_own_epoch() {
+    let (us, other) = (IncarnationId::new(), IncarnationId::new());
+    assert!(may_write((us, 2), (us, 2)));
+    for writer in [(us, 1), (us, 3), (other, 2)] {
+        assert!(!may_write((us, 2), writer), "{writer:?}");
     }
 }
 

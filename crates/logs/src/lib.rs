@@ -10,6 +10,7 @@ mod name;
 mod objects;
 mod open;
 mod plan;
+mod private;
 mod reader;
 mod seal;
 

@@ -27,6 +27,7 @@ use crate::{
     name::{self, ChunkName},
     objects::Objects,
     open::{Admission, Open},
+    private,
     reader::Reader,
     seal::{self, Fault},
 };
@@ -50,12 +51,11 @@ pub(crate) struct Shared {
 }
 
 impl Logs {
-    /// Logs in a folder, which is made where it is not there.
+    /// Logs in a folder, which is made (mode 0700) where it is not there; what is made in it is its owner's alone.
     pub fn folder(path: impl AsRef<FilePath>, config: LogsConfig) -> Result<Self> {
         let path = path.as_ref();
         let place = format!("the log folder {}", path.display());
-        let opened = std::fs::create_dir_all(path).and_then(|()| path.canonicalize());
-        let path = opened.map_err(|source| {
+        let path = private::root(path).map_err(|source| {
             LogsError::Folder {
                 place: place.clone(),
                 source,
@@ -83,7 +83,7 @@ impl Logs {
     }
 
     fn with(store: Arc<dyn ObjectStore>, config: LogsConfig, place: String, folder: Option<PathBuf>) -> Self {
-        let objects = Objects::new(store, place, config.operation_timeout);
+        let objects = Objects::new(store, place, folder.clone(), config.operation_timeout);
         Self {
             shared: Arc::new(Shared {
                 objects,
@@ -138,7 +138,7 @@ impl Shared {
         let open = self.open(attempt);
         open.refresh(&self.objects, Duration::ZERO).await?;
         let sealed = open.summary();
-        loop {
+        for _ in 0..seal::TRIES {
             let position = match seal::furthest(&self.objects, &open).await {
                 Ok(position) => position,
                 Err(Fault::Chunk(chunk, fault)) => {
@@ -154,6 +154,7 @@ impl Shared {
                 sealed,
             });
         }
+        Err(LogsError::Restless { attempt })
     }
 
     async fn seal(&self, request: Seal) -> Result<LogSummary, LogsError> {

@@ -1,6 +1,6 @@
 //! The object store as logs use it: each operation bounded in time, each fault with the place where it happened.
 
-use std::{fmt, future::Future, ops::Range, sync::Arc, time::Duration};
+use std::{fmt, future::Future, io, ops::Range, path::PathBuf, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use futures::{StreamExt, TryStreamExt};
@@ -10,12 +10,15 @@ use robata_core::{AttemptId, Epoch};
 use crate::{
     error::{LogsError, Result},
     name::{self, ChunkName},
+    private,
 };
 
 /// Timed access to one object store.
 pub(crate) struct Objects {
     store: Arc<dyn ObjectStore>,
     place: String,
+    /// Where the objects are files: under this folder.
+    folder: Option<PathBuf>,
     timeout: Duration,
 }
 
@@ -36,9 +39,23 @@ pub(crate) struct Listing {
     pub(crate) seals: Vec<Epoch>,
 }
 
+/// Runs what waits for the disk where it may wait.
+async fn on_disk(work: impl FnOnce() -> io::Result<()> + Send + 'static) -> object_store::Result<()> {
+    let done = tokio::task::spawn_blocking(work).await?;
+    done.map_err(|source| StoreError::Generic {
+        store: "folder",
+        source: source.into(),
+    })
+}
+
 impl Objects {
-    pub(crate) fn new(store: Arc<dyn ObjectStore>, place: String, timeout: Duration) -> Self {
-        Self { store, place, timeout }
+    pub(crate) fn new(store: Arc<dyn ObjectStore>, place: String, folder: Option<PathBuf>, timeout: Duration) -> Self {
+        Self {
+            store,
+            place,
+            folder,
+            timeout,
+        }
     }
 
     /// Which folder or bucket, for messages.
@@ -71,9 +88,19 @@ impl Objects {
 
     /// Writes an object whole or not at all.
     pub(crate) async fn put(&self, path: &Path, bytes: impl Into<PutPayload>) -> Result<()> {
-        self.bounded("written", self.store.put(path, bytes.into()))
-            .await
-            .map(drop)
+        let file = self.folder.as_ref().map(|folder| folder.join(path.as_ref()));
+        self.bounded("written", async {
+            if let Some(above) = file.as_ref().and_then(|file| file.parent()) {
+                let above = above.to_owned();
+                on_disk(move || private::make_way(&above)).await?;
+            }
+            self.store.put(path, bytes.into()).await?;
+            match file {
+                Some(file) => on_disk(move || private::close(&file)).await,
+                None => Ok(()),
+            }
+        })
+        .await
     }
 
     pub(crate) async fn get(&self, path: &Path) -> Result<Bytes> {

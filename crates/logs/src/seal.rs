@@ -24,7 +24,7 @@ use crate::{
 /// The format that is written, and the last one that is read (PROTOCOL V1).
 const FORMAT: u8 = 1;
 /// Between planning and reading chunks can go away or turn out to be damaged; each time one chunk less is left.
-const TRIES: usize = 10_000;
+pub(crate) const TRIES: usize = 10_000;
 
 /// What a seal says.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -181,9 +181,15 @@ async fn settle(objects: &Objects, config: &LogsConfig, open: &Open, seal: &Seal
                 .into_iter()
                 .map(|(from, to)| missing(stream, from, to)),
         );
-        match stream {
-            Stream::Stdout => record.stdout = reach,
-            Stream::Stderr => record.stderr = reach,
+        let (at, place) = match stream {
+            Stream::Stdout => (0, &mut record.stdout),
+            Stream::Stderr => (1, &mut record.stderr),
+        };
+        let told = seal.reach.map_or(0, |reach| reach[at]);
+        *place = reach.max(told);
+        if reach < told && record.state == LogState::Complete {
+            // Left out on purpose the writer gives the reason itself.
+            gaps.push(missing(stream, reach, told));
         }
         chunks.extend(merge::merged(objects, config, open, seal.epoch, &record.position, segments).await?);
     }

@@ -56,6 +56,7 @@ fn complete(attempt: AttemptId) -> Seal {
             state: LogState::Complete,
             ..LogSummary::default()
         },
+        reach: None,
     }
 }
 
@@ -205,6 +206,49 @@ async fn delete_takes_what_a_killed_process_left_and_the_empty_folders() -> Resu
     assert!(!place.join("1").exists() && place.join("2").exists());
     logs.delete(&[two]).await?;
     assert!(!place.exists(), "the job's folder stayed");
+    Ok(())
+}
+
+#[tokio::test]
+async fn logs_are_their_owners_alone_in_a_folder_that_was_there() -> Result<()> {
+    use std::{fs, os::unix::fs::PermissionsExt as _};
+    let folder = tempfile::tempdir()?;
+    fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o755))?;
+    // As an earlier release left it.
+    fs::create_dir(folder.path().join("0f"))?;
+    fs::set_permissions(folder.path().join("0f"), fs::Permissions::from_mode(0o755))?;
+    let logs = Logs::folder(folder.path(), LogsConfig::default())?;
+    let attempt = attempt();
+    logs.append(chunk(attempt, 0, "text")).await?;
+    let mut other = chunk(attempt, 0, "oops");
+    other.pieces[0].stream = Stream::Stderr;
+    logs.append(other).await?;
+    logs.append(chunk(attempt, 4, "more")).await?;
+    logs.seal(complete(attempt)).await?;
+    let mut folders = vec![folder.path().to_owned()];
+    let (mut seen_folders, mut seen_files) = (0, 0);
+    while let Some(next) = folders.pop() {
+        for entry in fs::read_dir(next)? {
+            let entry = entry?;
+            let mode = entry.metadata()?.permissions().mode() & 0o777;
+            let expected = if entry.metadata()?.is_dir() {
+                folders.push(entry.path());
+                seen_folders += 1;
+                0o700
+            } else {
+                seen_files += 1;
+                0o600
+            };
+            assert_eq!(mode, expected, "{}: {mode:o}", entry.path().display());
+        }
+    }
+    // The earlier one; shard, job and attempt. Both streams and the seal.
+    assert_eq!((seen_folders, seen_files), (4, 3));
+    let made = folder.path().join("made").join("below");
+    Logs::folder(&made, LogsConfig::default())?;
+    for made in [made.as_path(), &folder.path().join("made")] {
+        assert_eq!(fs::metadata(made)?.permissions().mode() & 0o777, 0o700);
+    }
     Ok(())
 }
 

@@ -103,7 +103,8 @@ async fn fifty_megabytes_take_no_more_memory_than_one() -> Result<()> {
         logs.seal(Seal {
             attempt,
             epoch: 1,
-            summary
+            summary,
+            reach: None,
         })
         .await?
         .bytes,

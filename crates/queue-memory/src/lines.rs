@@ -14,6 +14,9 @@ use tokio::sync::Notify;
 
 /// What a line of weight 1 pays for one message; one of weight n pays an n-th.
 const STRIDE: u64 = 1 << 32;
+/// Once a line has paid so much, all are let off the same, so that what they pay never comes to an end. Whoever is further
+/// behind than a stride would be lifted to that anyway.
+const LET_OFF: u64 = u64::MAX / 2;
 
 /// Where a line stands in [`Lines`].
 pub(crate) type Index = usize;
@@ -102,6 +105,7 @@ impl Lines {
         else {
             return Vec::new();
         };
+        let furthest = self.let_off(furthest);
         // A line that was empty for long is not owed all of that time, and one that others emptied too does not pay for
         // them: two full lines are never more than one stride apart, so none is let further behind.
         let floor = furthest.saturating_sub(STRIDE);
@@ -135,6 +139,18 @@ impl Lines {
             }
         }
         deliveries
+    }
+
+    /// Has every line pay less, where the one that paid most has paid too much; answers what that one has paid then.
+    fn let_off(&mut self, furthest: u64) -> u64 {
+        if furthest < LET_OFF {
+            return furthest;
+        }
+        let less = furthest - STRIDE;
+        for line in &mut self.lines {
+            line.paid = line.paid.saturating_sub(less);
+        }
+        STRIDE
     }
 
     /// Takes a delivery off the list of those that are out; whether it was on it.
@@ -185,4 +201,34 @@ fn receipt(number: u64) -> Receipt {
 
 fn number(receipt: &Receipt) -> Option<u64> {
     u64::from_str_radix(&receipt.0, 16).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_shares_stay_fair_however_much_was_carried() {
+        let mut lines = Lines::new(0);
+        let names = ["one", "two"].map(|queue| Line {
+            queue: queue.parse().unwrap(),
+            executor: "process".parse().unwrap(),
+        });
+        for name in &names {
+            lines.publish(name, vec![Message::default(); 400]);
+        }
+        // As after four thousand million messages.
+        for line in &mut lines.lines {
+            line.paid = u64::MAX - 20 * STRIDE;
+        }
+        let wanted = lines.resolve(&[(names[0].clone(), 1), (names[1].clone(), 3)]);
+        let mut shares = [0, 0];
+        for _ in 0..400 {
+            for delivery in lines.take(&wanted, 1) {
+                shares[usize::from(delivery.line == names[1])] += 1;
+            }
+        }
+        assert!((95..=105).contains(&shares[0]), "{shares:?}");
+        assert!(lines.lines.iter().all(|line| line.paid < LET_OFF));
+    }
 }

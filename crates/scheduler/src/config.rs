@@ -14,6 +14,8 @@ pub struct SchedulerConfig {
     pub default_lost_after: Duration,
     /// How often what is past its retention is removed.
     pub prune_every: Duration,
+    /// A call of store, broker or log store that is not answered within this time counts as failed.
+    pub patience: Duration,
 }
 
 impl Default for SchedulerConfig {
@@ -22,6 +24,7 @@ impl Default for SchedulerConfig {
             lost_after: BTreeMap::new(),
             default_lost_after: Duration::from_secs(600),
             prune_every: Duration::from_secs(60),
+            patience: Duration::from_secs(10),
         }
     }
 }

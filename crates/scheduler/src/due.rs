@@ -5,21 +5,36 @@ use std::time::Duration;
 use futures::StreamExt;
 use robata_core::store::{Hint, Store};
 
+use crate::{
+    metrics::METRICS,
+    part::{backoff, within},
+};
+
 /// Without anything scheduled it still looks this often: hints are lossy.
 const IDLE: Duration = Duration::from_secs(5);
 /// Jobs moved in one transaction.
 const BATCH: usize = 1_000;
 
 /// Moves what is due, for ever.
-pub(crate) async fn serve(store: &dyn Store) {
+pub(crate) async fn serve(store: &dyn Store, patience: Duration) {
     let mut hints = store.hints();
+    let mut failed = backoff();
     loop {
-        let wait = match store.due(BATCH).await {
-            Ok(due) if due.moved >= BATCH => continue,
-            Ok(due) => due.next.map_or(IDLE, |next| next.min(IDLE)),
+        let wait = match within(patience, "store.due", store.due(BATCH)).await {
+            Ok(due) => {
+                failed = backoff();
+                METRICS.due(due.moved);
+                if due.moved >= BATCH {
+                    continue;
+                }
+                due.next.map_or(IDLE, |next| next.min(IDLE))
+            }
             Err(error) => {
+                METRICS.error("due");
                 tracing::warn!(error = %error.full(), "cannot move what is due");
-                IDLE
+                // Hints of what is due sooner would not help.
+                tokio::time::sleep(failed.next()).await;
+                continue;
             }
         };
         let until = tokio::time::Instant::now() + wait;

@@ -2,7 +2,9 @@
 
 mod config;
 mod due;
+mod metrics;
 mod outbox;
+mod part;
 mod prune;
 mod repair;
 mod scheduler;

@@ -3,18 +3,25 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
+    panic::AssertUnwindSafe,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
-use futures::StreamExt;
+use futures::{FutureExt, StreamExt};
 use robata_core::{
     ExecutorName, Result,
     job::Line,
+    part::{jittered, words},
     queue::{BrokerKey, Message, Queue},
-    store::{Hint, Published, Store, Void, Window},
+    store::{Hint, LineRecord, Published, Store, Void, Window},
 };
 use tokio::{sync::Notify, time::Instant};
+
+use crate::{
+    metrics::METRICS,
+    part::{backoff, within},
+};
 
 /// How often every line is looked at without a hint.
 const SWEEP: Duration = Duration::from_secs(2);
@@ -32,6 +39,7 @@ pub(crate) struct Outbox {
     store: Arc<dyn Store>,
     queue: Arc<dyn Queue>,
     state: Mutex<State>,
+    patience: Duration,
     wake: Notify,
 }
 
@@ -41,16 +49,19 @@ struct State {
     dirty: BTreeSet<Line>,
     /// Each line's broker key as it was seen last.
     keys: HashMap<Line, BrokerKey>,
-    /// Slots of live workers.
+    /// Lines that failed: left alone until the next sweep, whatever is hinted.
+    failed: BTreeSet<Line>,
+    /// Slots of live workers that take jobs.
     slots: BTreeMap<ExecutorName, usize>,
 }
 
 impl Outbox {
-    pub(crate) fn new(store: Arc<dyn Store>, queue: Arc<dyn Queue>) -> Self {
+    pub(crate) fn new(store: Arc<dyn Store>, queue: Arc<dyn Queue>, patience: Duration) -> Self {
         Self {
             store,
             queue,
             state: Mutex::default(),
+            patience,
             wake: Notify::new(),
         }
     }
@@ -69,27 +80,46 @@ impl Outbox {
                     self.wake.notify_one();
                 }
             }
-            tokio::time::sleep(SWEEP).await;
+            tokio::time::sleep(jittered(SWEEP)).await;
         }
     }
 
     /// Sends out, for ever.
     pub(crate) async fn serve(&self) {
         let mut next_sweep = Instant::now();
+        let mut unread = backoff();
+        // The line that came first the last time.
+        let mut first: Option<Line> = None;
         loop {
             if next_sweep <= Instant::now() {
-                next_sweep = Instant::now() + SWEEP;
-                if let Err(error) = self.sweep().await {
-                    tracing::warn!(error = %error.full(), "cannot read the lines");
+                self.state().failed.clear();
+                match self.sweep().await {
+                    Ok(()) => {
+                        unread = backoff();
+                        next_sweep = Instant::now() + jittered(SWEEP);
+                    }
+                    Err(error) => {
+                        METRICS.error("outbox");
+                        tracing::warn!(error = %error.full(), "cannot read the lines");
+                        next_sweep = Instant::now() + unread.next();
+                    }
                 }
             }
-            let dirty = std::mem::take(&mut self.state().dirty);
+            let mut dirty = {
+                let mut state = self.state();
+                let state = &mut *state;
+                let dirty = std::mem::take(&mut state.dirty);
+                dirty
+                    .into_iter()
+                    .filter(|line| !state.failed.contains(line))
+                    .collect::<Vec<_>>()
+            };
+            // What a limit over several lines leaves does not always go to the same one.
+            let after = dirty.partition_point(|line| first.as_ref().is_some_and(|first| line <= first));
+            dirty.rotate_left(after);
+            first = dirty.first().cloned().or(first);
             for line in dirty {
-                match self.fill(&line).await {
-                    Ok(()) => {}
-                    // The next sweep comes to it again.
-                    Err(error) => tracing::warn!(%line, error = %error.full(), "cannot send out"),
-                }
+                self.fill_or_rest(line).await;
             }
             tokio::select! {
                 () = self.wake.notified() => {}
@@ -98,44 +128,76 @@ impl Outbox {
         }
     }
 
+    /// Fills a line's window. What goes wrong with one line, a panic too, is no other line's fault.
+    async fn fill_or_rest(&self, line: Line) {
+        let why = match AssertUnwindSafe(self.fill(&line)).catch_unwind().await {
+            Ok(Ok(())) => return,
+            Ok(Err(error)) => error.full(),
+            Err(panic) => format!("panicked: {}", words(&*panic)),
+        };
+        METRICS.error("outbox");
+        tracing::warn!(%line, error = why, "cannot send out; the next sweep tries again");
+        self.state().failed.insert(line);
+    }
+
+    async fn within<T>(&self, operation: &'static str, call: impl Future<Output = Result<T>>) -> Result<T> {
+        within(self.patience, operation, call).await
+    }
+
     /// Looks at every line that has queued jobs: keys, losses, slots.
     async fn sweep(&self) -> Result<()> {
         let mut slots: BTreeMap<ExecutorName, usize> = BTreeMap::new();
         for worker in self
-            .store
-            .workers()
+            .within("store.workers", self.store.workers())
             .await?
             .into_iter()
-            .filter(|worker| worker.ended_at.is_none())
+            .filter(|worker| worker.ended_at.is_none() && !worker.draining)
         {
             for (name, executor) in worker.executors {
                 *slots.entry(name).or_default() += executor.slots as usize;
             }
         }
         self.state().slots = slots;
-        let lines = self.store.lines().await?;
+        let lines = self.within("store.lines", self.store.lines()).await?;
         // A key is kept for lines that have something out; the others are asked anew when they have.
         self.state()
             .keys
             .retain(|line, _| lines.iter().any(|record| record.line == *line));
         for record in lines {
-            let line = record.line;
-            if record.published > 0 {
-                self.check_key(&line).await?;
-                let old = record.oldest_publication.unwrap_or_default() >= PRESUMED_LOST;
-                // Old publications of a line that moves are only waiting for their turn.
-                if old && self.is_drained(&line).await? {
-                    let void = Void::OlderThan {
-                        age: PRESUMED_LOST,
-                        max: AGAIN,
-                    };
-                    let again = self.store.void(&line, void).await?;
-                    if again > 0 {
-                        tracing::warn!(%line, again, "references were lost; they go out again");
-                    }
-                }
+            let line = record.line.clone();
+            self.state().dirty.insert(line.clone());
+            if record.published == 0 {
+                continue;
             }
-            self.state().dirty.insert(line);
+            let looked = AssertUnwindSafe(self.find_lost(&record)).catch_unwind().await;
+            let why = match looked {
+                Ok(Ok(())) => continue,
+                Ok(Err(error)) => error.full(),
+                Err(panic) => format!("panicked: {}", words(&*panic)),
+            };
+            METRICS.error("outbox");
+            tracing::warn!(%line, error = why, "cannot see what became of what is out; the next sweep looks again");
+            self.state().failed.insert(line);
+        }
+        Ok(())
+    }
+
+    /// Voids what was lost of a line, so that it goes out again.
+    async fn find_lost(&self, record: &LineRecord) -> Result<()> {
+        let line = &record.line;
+        self.check_key(line).await?;
+        let old = record.oldest_publication.unwrap_or_default() >= PRESUMED_LOST;
+        // Old publications of a line that moves are only waiting for their turn.
+        if old && self.is_drained(line).await? {
+            let void = Void::OlderThan {
+                age: PRESUMED_LOST,
+                max: AGAIN,
+            };
+            let again = self.within("store.void", self.store.void(line, void)).await?;
+            METRICS.void(line, again);
+            if again > 0 {
+                tracing::warn!(%line, again, "references were lost; they go out again");
+            }
         }
         Ok(())
     }
@@ -145,16 +207,18 @@ impl Outbox {
     /// What a receiver has had for so long without a claim counts as lost, too: a claim takes milliseconds, a receiver
     /// that went away may never give it back, and a reference that comes twice loses its second claim.
     async fn is_drained(&self, line: &Line) -> Result<bool> {
-        let depth = self.queue.depth(line).await?;
+        let depth = self.within("queue.depth", self.queue.depth(line)).await?;
         Ok(depth.waiting == 0 && depth.receivers.is_none_or(|receivers| receivers > 0))
     }
 
     /// The line's broker key; where it has changed, what went out under another one is void.
     async fn check_key(&self, line: &Line) -> Result<BrokerKey> {
-        let key = self.queue.broker_key(line).await?;
+        let key = self.within("queue.broker_key", self.queue.broker_key(line)).await?;
         let known = self.state().keys.get(line) == Some(&key);
         if !known {
-            let void = self.store.void(line, Void::OtherKey(key.clone())).await?;
+            let void = Void::OtherKey(key.clone());
+            let void = self.within("store.void", self.store.void(line, void)).await?;
+            METRICS.void(line, void);
             if void > 0 {
                 tracing::info!(%line, void, "the broker is another one; what was out in the line goes out again");
             }
@@ -168,13 +232,11 @@ impl Outbox {
         let slots = self.state().slots.get(&line.executor).copied().unwrap_or(0);
         let size = (4 * slots).clamp(*WINDOW.start(), *WINDOW.end());
         loop {
-            let references = self
-                .store
-                .references(Window {
-                    line: line.clone(),
-                    size,
-                })
-                .await?;
+            let window = Window {
+                line: line.clone(),
+                size,
+            };
+            let references = self.within("store.references", self.store.references(window)).await?;
             if references.is_empty() {
                 return Ok(());
             }
@@ -187,15 +249,15 @@ impl Outbox {
                         ..Message::default()
                     })
                     .collect();
-                self.queue.publish(line, messages).await?;
+                self.within("queue.publish", self.queue.publish(line, messages)).await?;
+                METRICS.published(line, batch.len());
                 // A crash between the two sends them out twice; the second claim loses its race.
-                self.store
-                    .published(Published {
-                        line: line.clone(),
-                        broker_key: broker_key.clone(),
-                        references: batch.to_vec(),
-                    })
-                    .await?;
+                let published = Published {
+                    line: line.clone(),
+                    broker_key: broker_key.clone(),
+                    references: batch.to_vec(),
+                };
+                self.within("store.published", self.store.published(published)).await?;
             }
             if references.len() >= size {
                 continue;

@@ -1,31 +1,52 @@
-//! The repair loop: this master's mark, leases that have expired, attempts that nobody came for (PROTOCOL H4, H6).
+//! The repair loops: this master's mark, leases that have expired, attempts that nobody came for (PROTOCOL H4, H6).
 
-use robata_core::store::{MARK, Store};
+use std::time::Duration;
 
-use crate::config::SchedulerConfig;
+use robata_core::store::{LEASE, MARK, Store};
+use tokio::time::{MissedTickBehavior, interval};
 
-/// Repairs, for ever.
-pub(crate) async fn serve(store: &dyn Store, config: &SchedulerConfig) {
-    let mut ticks = tokio::time::interval(MARK);
-    ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+use crate::{config::SchedulerConfig, metrics::METRICS, part::within};
+
+/// Writes marks and judges leases, for ever; at a steady pace, since a longer gap in the marks moves every judgement.
+pub(crate) async fn judge(store: &dyn Store, patience: Duration) {
+    let patience = patience.min(LEASE / 3);
+    let mut ticks = interval(MARK);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         ticks.tick().await;
-        match store.judge().await {
+        match within(patience, "store.judge", store.judge()).await {
             Ok(0) => {}
-            Ok(ended) => tracing::warn!(ended, "leases of workers have expired"),
+            Ok(ended) => {
+                METRICS.leases(ended);
+                tracing::warn!(ended, "leases of workers have expired");
+            }
             Err(error) => {
                 // What the store did not see is nobody's fault: nothing is concluded from it.
+                METRICS.error("judge");
                 tracing::warn!(error = %error.full(), "cannot judge leases");
-                continue;
             }
         }
-        match store.settle_lost(&config.lost_after, config.default_lost_after).await {
+    }
+}
+
+/// Ends as lost what nobody came for, for ever. A loop of its own: a slow round must not hold up the marks.
+pub(crate) async fn settle(store: &dyn Store, config: &SchedulerConfig) {
+    let mut ticks = interval(MARK);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        ticks.tick().await;
+        let settled = store.settle_lost(&config.lost_after, config.default_lost_after);
+        match within(config.patience, "store.settle_lost", settled).await {
             Ok(lost) => {
+                METRICS.lost(lost.len());
                 for attempt in lost {
                     tracing::warn!(%attempt, "lost: nobody who reaches its realm came for it");
                 }
             }
-            Err(error) => tracing::warn!(error = %error.full(), "cannot settle what is lost"),
+            Err(error) => {
+                METRICS.error("lost");
+                tracing::warn!(error = %error.full(), "cannot settle what is lost");
+            }
         }
     }
 }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use robata_core::{log_store::LogStore, queue::Queue, store::Store};
 use tokio_util::sync::CancellationToken;
 
-use crate::{config::SchedulerConfig, due, outbox::Outbox, prune, repair};
+use crate::{config::SchedulerConfig, due, outbox::Outbox, part::keep_going, prune, repair};
 
 /// Sends out what is due, finds what was lost, removes what is past its time.
 #[derive(Debug)]
@@ -28,16 +28,18 @@ impl Scheduler {
         }
     }
 
-    /// Runs its loops until told to stop. Whatever is half done then is done by the next one.
+    /// Runs its loops until told to stop. A loop that panics begins again; what does not answer is tried again. Whatever is half done then is done by the next one.
     pub async fn run(self, stop: CancellationToken) {
-        let outbox = Outbox::new(Arc::clone(&self.store), self.queue);
+        let patience = self.config.patience;
+        let outbox = Outbox::new(Arc::clone(&self.store), self.queue, patience);
         let loops = async {
             tokio::join!(
-                outbox.listen(),
-                outbox.serve(),
-                due::serve(&*self.store),
-                repair::serve(&*self.store, &self.config),
-                prune::serve(&*self.store, &*self.logs, &self.config),
+                keep_going("listen", || outbox.listen()),
+                keep_going("outbox", || outbox.serve()),
+                keep_going("due", || due::serve(&*self.store, patience)),
+                keep_going("judge", || repair::judge(&*self.store, patience)),
+                keep_going("lost", || repair::settle(&*self.store, &self.config)),
+                keep_going("prune", || prune::serve(&*self.store, &*self.logs, &self.config)),
             );
         };
         tokio::select! {

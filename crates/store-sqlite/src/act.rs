@@ -66,7 +66,11 @@ pub(crate) async fn retry(tx: &mut Tx, request: &RetryByHand) -> Result<Acted> {
         .fetch_one(&mut tx.conn)
         .await?
         .col::<bool>("one_off")?;
-    let line = if one_off { row.line.clone() } else { resolve(tx, &row) };
+    let line = if one_off {
+        row.line.clone()
+    } else {
+        resolve(tx, &row.app, &row.job, &row.line, row.queue_chosen)
+    };
     let now = tx.stamp(row.moved_at).as_millis();
     // One attempt more; the platform's budgets, the time to start and the expiry begin anew: a person wants it to run.
     sqlx::query(

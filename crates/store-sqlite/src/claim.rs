@@ -50,7 +50,7 @@ pub(crate) async fn run(tx: &mut Tx, claim: &Claim) -> Result<Vec<Claimed>> {
     let mut rooms = Rooms::default();
     let mut answers = Vec::with_capacity(claim.references.len());
     let mut new = Vec::new();
-    let mut over = Vec::new();
+    let mut waits = Vec::new();
     let mut lines = HashSet::new();
     for (line, reference) in &claim.references {
         let Some(mut candidate) = candidates.remove(&reference.job) else {
@@ -64,6 +64,11 @@ pub(crate) async fn run(tx: &mut Tx, claim: &Claim) -> Result<Vec<Claimed>> {
             continue;
         }
         lines.insert(line);
+        if tx.paused.contains_key(&line.queue) {
+            waits.push(candidate.row);
+            answers.push(Claimed::Paused);
+            continue;
+        }
         if candidate.row.expiry().is_some_and(|at| at <= tx.now) {
             end_waiting(
                 tx,
@@ -101,7 +106,7 @@ pub(crate) async fn run(tx: &mut Tx, claim: &Claim) -> Result<Vec<Claimed>> {
         };
         let limits = limits(&tx.catalog, &line.queue, &candidate.row.app, &candidate.row.job);
         if rooms.of(&mut tx.conn, &limits).await?.is_some_and(|room| room <= 0) {
-            over.push(candidate.row);
+            waits.push(candidate.row);
             answers.push(Claimed::OverLimit);
             continue;
         }
@@ -112,7 +117,7 @@ pub(crate) async fn run(tx: &mut Tx, claim: &Claim) -> Result<Vec<Claimed>> {
     }
     insert(tx, claim, &new).await?;
     move_jobs(tx, &new).await?;
-    give_back(tx, &over).await?;
+    give_back(tx, &waits).await?;
     for attempt in &new {
         tx.hint_job(attempt.held.id.job);
     }
@@ -141,9 +146,12 @@ async fn candidates(tx: &mut Tx, claim: &Claim) -> Result<HashMap<JobId, Candida
     .bind(hex_ids(ids.iter().map(JobId::as_bytes)))
     .fetch_all(&mut tx.conn)
     .await?;
-    rows.iter()
-        .map(|row| Ok((row.job_id("id")?, candidate(row)?)))
-        .collect()
+    let mut candidates = HashMap::with_capacity(rows.len());
+    for row in &rows {
+        let read = || Ok((row.job_id("id")?, candidate(row)?));
+        candidates.extend(tx.shared.readable(row, read())?);
+    }
+    Ok(candidates)
 }
 
 fn candidate(row: &SqliteRow) -> Result<Candidate> {
@@ -290,7 +298,7 @@ async fn move_jobs(tx: &mut Tx, new: &[NewAttempt]) -> Result<()> {
     sqlx::query(
         "UPDATE jobs SET state = 2, attempt = v.number, max_attempts = iif(by_hand, max_attempts, v.own),
              moved_at = max(moved_at, ?1), first_claimed_at = coalesce(first_claimed_at, max(moved_at, ?1)),
-             published_at = NULL, broker_key = NULL, publications = 0
+             published_at = NULL, broker_key = NULL, publications = 0, used_up = 0
          FROM (SELECT value ->> 0 AS seq, value ->> 1 AS number, value ->> 2 AS own FROM json_each(?2)) v
          WHERE jobs.seq = v.seq",
     )
@@ -301,19 +309,20 @@ async fn move_jobs(tx: &mut Tx, new: &[NewAttempt]) -> Result<()> {
     Ok(())
 }
 
-/// What is over a limit waits in the store: its publication is used up.
-async fn give_back(tx: &mut Tx, over: &[JobRow]) -> Result<()> {
-    if over.is_empty() {
+/// What is over a limit or paused waits in the store: its publication is used up.
+async fn give_back(tx: &mut Tx, waits: &[JobRow]) -> Result<()> {
+    if waits.is_empty() {
         return Ok(());
     }
-    for row in over {
+    for row in waits {
         tx.count_out(&row.line, -i64::from(row.published_at.is_some()));
     }
+    // A broker may deliver before it confirms, and a claim be sooner than `published`: that must not note it as out.
     sqlx::query(
-        "UPDATE jobs SET published_at = NULL, broker_key = NULL, publications = 0
-         WHERE seq IN (SELECT value FROM json_each(?)) AND published_at IS NOT NULL",
+        "UPDATE jobs SET used_up = used_up + (published_at IS NULL), published_at = NULL, broker_key = NULL, publications = 0
+         WHERE seq IN (SELECT value FROM json_each(?))",
     )
-    .bind(numbers(over.iter().map(|row| row.seq)))
+    .bind(numbers(waits.iter().map(|row| row.seq)))
     .execute(&mut tx.conn)
     .await?;
     Ok(())

@@ -1,12 +1,13 @@
 //! The due loop: what is due becomes `queued`, what has expired while it waited ends.
 
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, sync::Arc};
 
 use robata_core::{
     JobState, Reason, Timestamp,
     state::JobEvent,
     store::{Due, Hint},
 };
+use sqlx::sqlite::SqliteRow;
 
 use crate::{
     ending::end_waiting,
@@ -31,16 +32,13 @@ pub(crate) async fn run(tx: &mut Tx, max: &usize) -> Result<Due> {
     .bind(limit)
     .fetch_all(&mut tx.conn)
     .await?;
+    let shared = Arc::clone(&tx.shared);
+    // Left out where they cannot be read, and not waited for.
+    let mut unreadable = Vec::new();
     for row in &expired {
-        let row = JobRow::read(row)?;
-        end_waiting(
-            tx,
-            &row,
-            JobEvent::Unrunnable,
-            Reason::Expired,
-            Some("it expired while it waited"),
-        )
-        .await?;
+        if shared.readable(row, expire(tx, row).await)?.is_none() {
+            unreadable.push(row.col("seq")?);
+        }
     }
     let due = sqlx::query(concat!(
         "SELECT ",
@@ -53,10 +51,13 @@ pub(crate) async fn run(tx: &mut Tx, max: &usize) -> Result<Due> {
     .bind(limit)
     .fetch_all(&mut tx.conn)
     .await?;
-    let due: Vec<_> = due.iter().map(JobRow::read).collect::<Result<_>>()?;
     let mut lines = BTreeSet::new();
     let mut moved = Vec::new();
     for row in &due {
+        let Some(row) = shared.readable(row, JobRow::read(row))? else {
+            unreadable.push(row.col("seq")?);
+            continue;
+        };
         if let Some(to) = row.state.after(JobEvent::Due) {
             moved.push(row.seq);
             tx.count(&row.line, Some(row.state), Some(to));
@@ -66,7 +67,7 @@ pub(crate) async fn run(tx: &mut Tx, max: &usize) -> Result<Due> {
     }
     if !moved.is_empty() {
         sqlx::query(
-            "UPDATE jobs SET state = ?, moved_at = max(moved_at, ?), published_at = NULL, broker_key = NULL, publications = 0
+            "UPDATE jobs SET state = ?, moved_at = max(moved_at, ?), published_at = NULL, broker_key = NULL, publications = 0, used_up = 0
              WHERE seq IN (SELECT value FROM json_each(?))",
         )
         .bind(job_state(JobState::Queued))
@@ -81,17 +82,29 @@ pub(crate) async fn run(tx: &mut Tx, max: &usize) -> Result<Due> {
     Ok(Due {
         moved: moved.len(),
         lines: lines.into_iter().collect(),
-        next: next(tx).await?,
+        next: next(tx, unreadable).await?,
     })
 }
 
+async fn expire(tx: &mut Tx, row: &SqliteRow) -> Result<JobState> {
+    let row = JobRow::read(row)?;
+    let words = Some("it expired while it waited");
+    end_waiting(tx, &row, JobEvent::Unrunnable, Reason::Expired, words).await
+}
+
 /// The time to the next job that is due or expires.
-async fn next(tx: &mut Tx) -> Result<Option<std::time::Duration>> {
+async fn next(tx: &mut Tx, unreadable: Vec<i64>) -> Result<Option<std::time::Duration>> {
     let row = sqlx::query(
-        "SELECT (SELECT min(run_at) FROM jobs INDEXED BY jobs_due WHERE state = 0) AS due,
-                (SELECT min(expires_at) FROM jobs INDEXED BY jobs_expiring
-                 WHERE state < 2 AND expires_at IS NOT NULL AND started_at IS NULL) AS expires",
+        "SELECT (SELECT run_at FROM jobs INDEXED BY jobs_due
+                 WHERE state = 0 AND run_at > ?2 AND seq NOT IN (SELECT value FROM json_each(?1))
+                 ORDER BY run_at LIMIT 1) AS due,
+                (SELECT expires_at FROM jobs INDEXED BY jobs_expiring
+                 WHERE state < 2 AND expires_at IS NOT NULL AND started_at IS NULL
+                   AND seq NOT IN (SELECT value FROM json_each(?1)) ORDER BY expires_at LIMIT 1) AS expires",
     )
+    .bind(numbers(unreadable))
+    // From the index's beginning; said so that it is seen to be no walk.
+    .bind(i64::MIN)
     .fetch_one(&mut tx.conn)
     .await?;
     let times: [Option<Timestamp>; 2] = [row.time_or_none("due")?, row.time_or_none("expires")?];

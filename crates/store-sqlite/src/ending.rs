@@ -1,7 +1,7 @@
 //! How jobs end or go round again: of a waiting one, and what follows from an attempt's end (PROTOCOL X6).
 
 use robata_core::{
-    ErrorKind, JobState, Reason, Timestamp,
+    AppName, ErrorKind, JobName, JobState, Reason, Timestamp,
     definition::Catalog,
     finish::{Budget, End, Facts, Outcome, decide},
     job::Line,
@@ -127,7 +127,7 @@ pub(crate) async fn end_attempt(
     let now = tx.stamp(job.moved_at);
     let again = matches!(verdict.job, AfterAttempt::RetryLater | AfterAttempt::RetryNow);
     let line = if again && request.definition_version.is_some() {
-        resolve(tx, job)
+        resolve(tx, &job.app, &job.job, &job.line, job.queue_chosen)
     } else {
         job.line.clone()
     };
@@ -183,22 +183,23 @@ pub(crate) async fn end_attempt(
     Ok((ended, to))
 }
 
-/// The line of a job's next attempt, by the catalog as it stands (PROTOCOL O1). Not for a one-off.
-pub(crate) fn resolve(tx: &Tx, job: &JobRow) -> Line {
-    let Some(entry) = tx.catalog.job(&job.app, &job.job) else {
-        return job.line.clone();
+/// The line of a job's next attempt, by the catalog as it stands (PROTOCOL O1). Not for a one-off. `line` is the one it has
+/// or came with, its queue perhaps chosen by the enqueuer.
+pub(crate) fn resolve(tx: &Tx, app: &AppName, job: &JobName, line: &Line, queue_chosen: bool) -> Line {
+    let Some(entry) = tx.catalog.job(app, job) else {
+        return line.clone();
     };
-    let queue = if job.queue_chosen {
-        job.line.queue.clone()
+    let queue = if queue_chosen {
+        line.queue.clone()
     } else {
-        Catalog::queue_of(&job.app, &entry.definition)
+        Catalog::queue_of(app, &entry.definition)
     };
     let executor = entry
         .definition
         .executor
         .as_ref()
         .or(tx.shared.default_executor.as_ref())
-        .unwrap_or(&job.line.executor);
+        .unwrap_or(&line.executor);
     Line {
         queue,
         executor: executor.clone(),

@@ -4,11 +4,12 @@ use std::collections::{BTreeSet, HashMap, HashSet};
 
 use robata_core::{
     Error, ErrorKind, ExecutorName, JobId, JobState, Timestamp,
-    job::{Enqueued, NewJob, When},
+    job::{Enqueued, Line, NewJob, When},
     store::Hint,
 };
 
 use crate::{
+    ending::resolve,
     error::{Fault, Result},
     job_row::{JobRow, job_attempt, job_columns},
     sql::{Read as _, hex_ids},
@@ -36,6 +37,7 @@ enum Fate {
 struct New<'a> {
     seq: i64,
     job: &'a NewJob,
+    line: Line,
     state: JobState,
     run_at: Timestamp,
     expires_at: Option<Timestamp>,
@@ -108,9 +110,7 @@ pub(crate) async fn run(tx: &mut Tx, enqueues: Vec<&mut Enqueueing>) -> Result<(
                     job: robata_core::job::JobRecord::clone(job),
                     replayed: true,
                 }),
-                None => {
-                    Err(Fault::BadRow(format!("the job {seq} of an idempotency key is gone")).to_error("store.enqueue"))
-                }
+                None => Err(Fault::BadRow(format!("the job {seq} of an idempotency key")).to_error("store.enqueue")),
             },
         });
         results.push(own.collect());
@@ -138,8 +138,7 @@ fn decide<'a>(
             return Ok(if known.request == key.request {
                 Fate::Replayed(known.seq)
             } else {
-                let message = format!("the idempotency key {:?} was used with a different request", key.key);
-                Fate::Bad(Error::new(ErrorKind::KeyReused, "store.enqueue", message))
+                Fate::Bad(key_reused(&key.key, "store.enqueue"))
             });
         }
     }
@@ -162,6 +161,7 @@ fn decide<'a>(
     group.new.push(New {
         seq,
         job,
+        line: line(tx, job),
         state,
         run_at,
         expires_at: job.expires_in.map(|time| run_at.plus(time)),
@@ -178,6 +178,20 @@ fn decide<'a>(
         group.keys.insert((job.app.as_str(), key.key.as_str()), known);
     }
     Ok(Fate::New(group.new.len() - 1))
+}
+
+/// The line by the catalog as this transaction has it: the enqueuer may have looked at an older one, and whoever changed it
+/// has moved only the jobs that were there (PROTOCOL O1).
+fn line(tx: &Tx, job: &NewJob) -> Line {
+    if job.definition.is_some() {
+        return job.line.clone();
+    }
+    resolve(tx, &job.app, &job.job, &job.line, job.queue_chosen)
+}
+
+pub(crate) fn key_reused(key: &str, operation: &'static str) -> Error {
+    let message = format!("the idempotency key {key:?} was used with a different request");
+    Error::new(ErrorKind::KeyReused, operation, message)
 }
 
 async fn find_keys(tx: &mut Tx, enqueues: &[&mut Enqueueing]) -> Result<HashMap<(String, String), Known>> {
@@ -236,8 +250,8 @@ async fn insert(tx: &mut Tx, new: &[New<'_>]) -> Result<()> {
                     .add(&job.id.as_bytes()[..])
                     .add(job.app.as_str())
                     .add(job.job.as_str())
-                    .add(job.line.queue.as_str())
-                    .add(job.line.executor.as_str())
+                    .add(new.line.queue.as_str())
+                    .add(new.line.executor.as_str())
                     .add(job.queue_chosen)
                     .add(job_state(new.state))
                     .add(-i64::from(job.priority))
@@ -299,11 +313,11 @@ async fn insert(tx: &mut Tx, new: &[New<'_>]) -> Result<()> {
         .await?;
     let mut lines = HashSet::new();
     for new in new {
-        tx.count(&new.job.line, None, Some(new.state));
+        tx.count(&new.line, None, Some(new.state));
         if new.state == JobState::Scheduled {
             tx.hint(Hint::Due(new.run_at.since(tx.now)));
-        } else if lines.insert(&new.job.line) {
-            tx.hint(Hint::Line(new.job.line.clone()));
+        } else if lines.insert(&new.line) {
+            tx.hint(Hint::Line(new.line.clone()));
         }
     }
     Ok(())
@@ -316,7 +330,7 @@ fn tell_new(tx: &Tx, new: &New<'_>, executors: &BTreeSet<ExecutorName>) -> robat
         id: job.id,
         app: job.app.clone(),
         job: job.job.clone(),
-        line: job.line.clone(),
+        line: new.line.clone(),
         queue_chosen: job.queue_chosen,
         state: new.state,
         reason: None,
@@ -341,7 +355,7 @@ fn tell_new(tx: &Tx, new: &New<'_>, executors: &BTreeSet<ExecutorName>) -> robat
         published_at: None,
         starting: None,
     };
-    let waiting = waiting::why(&row, executors, false);
+    let waiting = waiting::why(&row, tx.paused.get(&row.line.queue), executors, false);
     row.tell(waiting)
 }
 
@@ -375,7 +389,11 @@ async fn read_replayed(
     .bind(crate::sql::numbers(seqs))
     .fetch_all(&mut tx.conn)
     .await?;
-    let rows: Vec<_> = rows.iter().map(JobRow::read).collect::<Result<_>>()?;
+    let mut read = Vec::with_capacity(rows.len());
+    for row in &rows {
+        read.extend(tx.shared.readable(row, JobRow::read(row))?);
+    }
+    let rows = read;
     let seqs: Vec<_> = rows.iter().map(|row| row.seq).collect();
     let told = waiting::tell_all(&mut tx.conn, &tx.shared, rows).await?;
     Ok(seqs.into_iter().zip(told).collect())

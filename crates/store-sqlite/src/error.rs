@@ -53,6 +53,17 @@ impl Fault {
         self.breaks_connection() || self.is_busy() || matches!(self.code(), Some(code::READONLY))
     }
 
+    /// Whether one stored row is at fault, and whatever is done with it: others are none the worse for it.
+    pub(crate) fn is_of_one_row(&self) -> bool {
+        matches!(
+            self,
+            Self::Refused(_)
+                | Self::BadRow(_)
+                | Self::Json(_)
+                | Self::Sql(sqlx::Error::ColumnDecode { .. } | sqlx::Error::Decode(_))
+        )
+    }
+
     /// Whether the connection must be made anew.
     pub(crate) fn breaks_connection(&self) -> bool {
         matches!(

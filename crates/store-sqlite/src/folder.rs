@@ -1,9 +1,9 @@
-//! The data folder: made for us alone, and locked so that exactly one process writes.
+//! The data folder: made for us alone, as is what stands in it, and locked so that exactly one process writes.
 
 use std::{
-    fs::{self, DirBuilder, File, OpenOptions},
+    fs::{self, DirBuilder, File, OpenOptions, Permissions},
     io::{self, Read as _, Seek as _, Write as _},
-    os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _},
+    os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _, PermissionsExt as _},
     path::{Path, PathBuf},
     time::Duration,
 };
@@ -42,6 +42,7 @@ pub(crate) fn lock(folder: &Path, program: &str, now: Timestamp) -> Result<Folde
         match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
             Ok(mut lock) => {
                 write_holder(&mut lock, program, now).map_err(|error| unusable(&path, "cannot be written", error))?;
+                private(folder)?;
                 return Ok(FolderLock { _lock: lock });
             }
             Err((mut file, Errno::EWOULDBLOCK)) => {
@@ -70,12 +71,52 @@ fn make(folder: &Path) -> Result<(), Error> {
             "store.open",
             format!("the data folder {} is a file", folder.display()),
         )),
-        Err(_) => DirBuilder::new()
-            .recursive(true)
-            .mode(0o700)
-            .create(folder)
-            .map_err(|error| unusable(folder, "cannot be made", error)),
+        Err(_) => {
+            let missing: Vec<_> = folder
+                .ancestors()
+                .take_while(|above| !above.as_os_str().is_empty() && !above.exists())
+                .collect();
+            for above in missing.into_iter().rev() {
+                make_one(above).map_err(|error| unusable(folder, "cannot be made", error))?;
+            }
+            Ok(())
+        }
     }
+}
+
+fn make_one(folder: &Path) -> io::Result<()> {
+    match DirBuilder::new().mode(0o700).create(folder) {
+        // Whatever the process's umask took away.
+        Ok(()) => fs::set_permissions(folder, Permissions::from_mode(0o700)),
+        // Somebody else was first; it is theirs.
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists && folder.is_dir() => Ok(()),
+        Err(error) => Err(error),
+    }
+}
+
+/// Makes the database's files readable for their owner alone, in a folder that others may enter, too. The write-ahead log
+/// and its index get the database's mode (<https://www.sqlite.org/src/file?name=src/os_unix.c>, `findCreateFileMode`).
+///
+/// One that is there is not opened: closing it would take away the locks that SQLite has in this process
+/// (<https://www.sqlite.org/howtocorrupt.html#_posix_advisory_locks_canceled_by_a_separate_thread_doing_close_>).
+fn private(folder: &Path) -> Result<(), Error> {
+    let path = database(folder);
+    match OpenOptions::new().write(true).create_new(true).mode(0o600).open(&path) {
+        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {
+            return Err(unusable(&path, "cannot be made", error));
+        }
+        _ => {}
+    }
+    for ending in ["", "-wal", "-shm"] {
+        let path = folder.join(format!("robata.db{ending}"));
+        match fs::set_permissions(&path, Permissions::from_mode(0o600)) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                return Err(unusable(&path, "cannot be made its owner's alone", error));
+            }
+            _ => {}
+        }
+    }
+    Ok(())
 }
 
 /// `PID SINCE HOST PROGRAM`, for people and for [`in_use`].

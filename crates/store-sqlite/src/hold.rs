@@ -3,17 +3,17 @@
 use std::collections::BTreeMap;
 
 use robata_core::{
-    AttemptId, Epoch, ErrorKind, IncarnationId,
+    AttemptId, Epoch, ErrorKind, ExecutorName, IncarnationId,
     attempt::{HeldAttempt, Knowledge},
     executor::RealmId,
     id::ClaimId,
     store::{Adopt, HeartbeatAnswer, Hint, Register, WorkerExecutor, WorkerRecord, held_hash},
 };
 use serde::{Deserialize, Serialize};
-use sqlx::{Row as _, SqliteConnection};
+use sqlx::{Row as _, SqliteConnection, sqlite::SqliteRow};
 
 use crate::{
-    attempt_row::{AttemptRow, attempt_columns, held as read_held},
+    attempt_row::{attempt_columns, held as read_held},
     error::{Result, refused},
     job_row::job_columns,
     shared::Shared,
@@ -82,12 +82,18 @@ pub(crate) fn renew(shared: &Shared, id: IncarnationId) -> Result<()> {
     }
 }
 
-pub(crate) async fn heartbeat(conn: &mut SqliteConnection, id: IncarnationId) -> Result<HeartbeatAnswer> {
+pub(crate) async fn heartbeat(
+    conn: &mut SqliteConnection,
+    shared: &Shared,
+    id: IncarnationId,
+) -> Result<HeartbeatAnswer> {
     let rows = sqlx::query(
-        "SELECT a.job_id, a.number, a.epoch, a.state < 3 AND j.cancel_requested_at IS NOT NULL AS cancel
+        "SELECT a.job_id, a.number, a.epoch, a.state < 3 AND j.cancel_requested_at IS NOT NULL AS cancel,
+                coalesce(a.followed_until > ?, 0) AS followed
          FROM attempts a INDEXED BY attempts_open CROSS JOIN jobs j ON j.id = a.job_id
          WHERE a.holder = ? AND a.finalised_at IS NULL",
     )
+    .bind(shared.wall().as_millis())
     .bind(&id.as_bytes()[..])
     .fetch_all(conn)
     .await?;
@@ -95,6 +101,8 @@ pub(crate) async fn heartbeat(conn: &mut SqliteConnection, id: IncarnationId) ->
         held: rows.len() as u64,
         hash: 0,
         cancel_requested: Vec::new(),
+        followed: Vec::new(),
+        drain: shared.leases().is_draining(id),
     };
     for row in &rows {
         let attempt = AttemptId {
@@ -104,6 +112,9 @@ pub(crate) async fn heartbeat(conn: &mut SqliteConnection, id: IncarnationId) ->
         answer.hash = answer.hash.wrapping_add(held_hash(attempt, row.number("epoch")?));
         if row.col("cancel")? {
             answer.cancel_requested.push(attempt);
+        }
+        if row.col("followed")? {
+            answer.followed.push(attempt);
         }
     }
     Ok(answer)
@@ -163,7 +174,11 @@ pub(crate) async fn claimed(
     .fetch_all(conn)
     .await?;
     let now = shared.wall();
-    rows.iter().map(|row| read_held(row, now)).collect()
+    let mut claimed = Vec::with_capacity(rows.len());
+    for row in &rows {
+        claimed.extend(shared.readable(row, read_held(row, now))?);
+    }
+    Ok(claimed)
 }
 
 /// Holders of open attempts that no live lease stands behind; a loose walk over the index.
@@ -204,29 +219,38 @@ pub(crate) async fn adopt(tx: &mut Tx, request: &Adopt) -> Result<Vec<HeldAttemp
     let only = request.only.as_ref().map(|only| attempts_json(only));
     let mut adopted = Vec::new();
     let mut seqs = Vec::new();
-    for holder in holders {
+    let mut holders = holders.into_iter();
+    let (mut holder, mut last) = (holders.next(), 0);
+    while let Some(of) = holder {
         let room = request.max - adopted.len();
         if room == 0 {
             break;
         }
         let rows = sqlx::query(concat!(
             held_query!("attempts a INDEXED BY attempts_open"),
-            "WHERE a.finalised_at IS NULL AND a.holder = ?1
+            "WHERE a.finalised_at IS NULL AND a.holder = ?1 AND a.seq > ?5
                AND EXISTS (SELECT 1 FROM json_each(?2) v WHERE v.value ->> 0 = a.executor AND (a.realm IS NULL OR a.realm = v.value ->> 1))
                AND (?3 IS NULL OR (a.job_id, a.number) IN (SELECT unhex(value ->> 0), value ->> 1 FROM json_each(?3)))
              ORDER BY a.seq LIMIT ?4"
         ))
-        .bind(&holder.as_bytes()[..])
+        .bind(&of.as_bytes()[..])
         .bind(realms.as_str())
         .bind(only.as_deref())
         .bind(i64::try_from(room).unwrap_or(i64::MAX))
+        .bind(last)
         .fetch_all(&mut tx.conn)
         .await?;
         for row in &rows {
-            let mut attempt = read_held(row, tx.now)?;
-            attempt.epoch += 1;
-            seqs.push(AttemptRow::read(row)?.seq);
-            adopted.push(attempt);
+            last = row.col("t_seq")?;
+            // One that cannot be read stays whose it is; the others are not kept waiting for it.
+            if let Some(mut attempt) = shared.readable(row, read_held(row, tx.now))? {
+                attempt.epoch += 1;
+                seqs.push(last);
+                adopted.push(attempt);
+            }
+        }
+        if rows.len() < room {
+            (holder, last) = (holders.next(), 0);
         }
     }
     if !seqs.is_empty() {
@@ -260,6 +284,29 @@ pub(crate) async fn release(tx: &mut Tx, id: &IncarnationId) -> Result<()> {
     tx.shared.leases().end(*id, boot);
     write_ends(tx).await?;
     tx.hint(Hint::Orphans);
+    Ok(())
+}
+
+/// Asks a worker to drain.
+pub(crate) async fn drain(tx: &mut Tx, (id, by): &(IncarnationId, String)) -> Result<()> {
+    let row = sqlx::query("SELECT ended_at, drain_at FROM workers WHERE incarnation = ?")
+        .bind(&id.as_bytes()[..])
+        .fetch_optional(&mut tx.conn)
+        .await?
+        .ok_or_else(|| refused(ErrorKind::NotFound, "store.drain", format!("there is no worker {id}")))?;
+    if row.time_or_none("ended_at")?.is_some() || tx.shared.leases().has_ended(*id) {
+        let message = format!("the worker {id} is not there any more: its lease has ended");
+        return Err(refused(ErrorKind::Conflict, "store.drain", message));
+    }
+    if row.time_or_none("drain_at")?.is_none() {
+        sqlx::query("UPDATE workers SET drain_at = ? WHERE incarnation = ?")
+            .bind(tx.now.as_millis())
+            .bind(&id.as_bytes()[..])
+            .execute(&mut tx.conn)
+            .await?;
+        tx.audit(by, "drain_worker", &id.to_string()).await?;
+    }
+    tx.after(After::Draining(*id));
     Ok(())
 }
 
@@ -309,6 +356,18 @@ pub(crate) async fn known(conn: &mut SqliteConnection, attempts: &[AttemptId]) -
     Ok(known)
 }
 
+fn read_executors(row: &SqliteRow) -> Result<BTreeMap<ExecutorName, WorkerExecutor>> {
+    let stored: BTreeMap<String, StoredExecutor> = row.json("executors")?;
+    let told = |executor: StoredExecutor| WorkerExecutor {
+        realm: executor.realm,
+        slots: executor.slots,
+    };
+    stored
+        .into_iter()
+        .map(|(name, executor)| Ok((crate::word::parse(&name)?, told(executor))))
+        .collect()
+}
+
 pub(crate) async fn workers(conn: &mut SqliteConnection, shared: &Shared) -> Result<Vec<WorkerRecord>> {
     let rows = sqlx::query("SELECT * FROM workers ORDER BY ended_at IS NOT NULL, started_at DESC, incarnation DESC")
         .fetch_all(&mut *conn)
@@ -316,17 +375,9 @@ pub(crate) async fn workers(conn: &mut SqliteConnection, shared: &Shared) -> Res
     let mut workers = Vec::with_capacity(rows.len());
     for row in rows {
         let incarnation = IncarnationId::from_bytes(row.id_bytes("incarnation")?);
-        let stored: BTreeMap<String, StoredExecutor> = row.json("executors")?;
-        let executors = stored
-            .into_iter()
-            .map(|(name, executor)| {
-                let told = WorkerExecutor {
-                    realm: executor.realm,
-                    slots: executor.slots,
-                };
-                Ok((crate::word::parse(&name)?, told))
-            })
-            .collect::<Result<_>>()?;
+        let Some(executors) = shared.readable(&row, read_executors(&row))? else {
+            continue;
+        };
         let held = sqlx::query(
             "SELECT count(*) FROM attempts INDEXED BY attempts_open WHERE holder = ? AND finalised_at IS NULL",
         )
@@ -344,6 +395,7 @@ pub(crate) async fn workers(conn: &mut SqliteConnection, shared: &Shared) -> Res
             seen_at: shared.leases().seen_at(incarnation).unwrap_or(seen_at).max(seen_at),
             held: u64::try_from(held).unwrap_or_default(),
             ended_at: row.time_or_none("ended_at")?,
+            draining: row.time_or_none("drain_at")?.is_some(),
         });
     }
     Ok(workers)

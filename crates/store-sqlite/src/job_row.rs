@@ -10,7 +10,7 @@ use sqlx::sqlite::SqliteRow;
 
 use crate::{error::Result, sql::Read as _, tx, word::read_job_state};
 
-/// The columns that [`JobRow::read`] reads; for `jobs j LEFT JOIN attempts a` by [`job_tables`].
+/// The columns that [`JobRow::read`] reads; for `jobs j` with the `a` of [`job_attempt`].
 macro_rules! job_columns {
     () => {
         "j.seq, j.id, j.app, j.job, j.queue, j.executor, j.queue_chosen, j.state, j.rank, j.reason, j.message, j.attempt, \

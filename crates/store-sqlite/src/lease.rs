@@ -8,6 +8,7 @@ use std::{
 
 use robata_core::{
     ExecutorName, IncarnationId, Timestamp,
+    executor::RealmId,
     store::{LEASE, Register, WorkerExecutor},
 };
 
@@ -33,6 +34,7 @@ struct Lease {
     seen_at: Timestamp,
     host: String,
     executors: BTreeMap<ExecutorName, WorkerExecutor>,
+    draining: bool,
 }
 
 impl Leases {
@@ -49,6 +51,7 @@ impl Leases {
 
     /// Begins a lease, or renews it with other executors.
     pub(crate) fn begin(&mut self, request: &Register, boot: Duration, wall: Timestamp) {
+        let draining = self.is_draining(request.incarnation);
         self.live.insert(
             request.incarnation,
             Lease {
@@ -56,6 +59,7 @@ impl Leases {
                 seen_at: wall,
                 host: request.host.clone(),
                 executors: request.executors.clone(),
+                draining,
             },
         );
     }
@@ -98,12 +102,33 @@ impl Leases {
         self.ended.keys().copied().collect()
     }
 
-    /// Executors that a live worker has.
+    /// Executors for which a live worker takes jobs.
     pub(crate) fn executors(&self) -> BTreeSet<ExecutorName> {
         self.live
             .values()
+            .filter(|lease| !lease.draining)
             .flat_map(|lease| lease.executors.keys().cloned())
             .collect()
+    }
+
+    /// Whether a live worker was asked to drain.
+    pub(crate) fn is_draining(&self, id: IncarnationId) -> bool {
+        self.live.get(&id).is_some_and(|lease| lease.draining)
+    }
+
+    /// Notes that a worker was asked to drain.
+    pub(crate) fn drain(&mut self, id: IncarnationId) {
+        if let Some(lease) = self.live.get_mut(&id) {
+            lease.draining = true;
+        }
+    }
+
+    /// A live worker that reaches this realm, for people: its host and when it was last seen.
+    pub(crate) fn reaching(&self, realm: &RealmId) -> Option<(IncarnationId, &str, Timestamp)> {
+        self.live
+            .iter()
+            .find(|(_, lease)| lease.executors.values().any(|own| own.realm.as_ref() == Some(realm)))
+            .map(|(id, lease)| (*id, lease.host.as_str(), lease.seen_at))
     }
 
     /// Ends a lease for ever; false where it had ended.
@@ -148,8 +173,11 @@ impl Leases {
         expired
     }
 
-    /// How long ago a lease ended, counted only while marks were unbroken (PROTOCOL H6).
+    /// How long ago a lease ended, counted only while marks were unbroken (PROTOCOL H6): not at all while they are broken.
     pub(crate) fn ended_for(&self, id: IncarnationId, boot: Duration) -> Duration {
+        if self.gap(boot) {
+            return Duration::ZERO;
+        }
         let ended = self.ended.get(&id).copied().unwrap_or(self.opened);
         boot.saturating_sub(ended.max(self.unbroken_since))
     }
@@ -189,6 +217,16 @@ mod tests {
         }
         leases.mark(secs(72));
         assert_eq!(leases.judge(secs(72)), [id]);
+    }
+
+    #[test]
+    fn while_no_marks_come_nothing_counts_towards_lost() {
+        let (mut leases, id) = one();
+        leases.end(id, secs(1));
+        leases.mark(secs(2));
+        leases.mark(secs(4));
+        assert_eq!(leases.ended_for(id, secs(5)), secs(3));
+        assert_eq!(leases.ended_for(id, secs(3_600)), Duration::ZERO);
     }
 
     #[test]

@@ -1,6 +1,7 @@
 #![doc = include_str!("../README.md")]
 
 mod act;
+mod aside;
 mod attempt_row;
 mod catalog;
 mod claim;
@@ -18,10 +19,13 @@ mod lease;
 mod limit;
 mod list;
 mod lost;
+mod next;
 mod open;
 mod outbox;
+mod pause;
 mod prune;
 mod record;
+mod replay;
 mod shared;
 mod sql;
 mod store;

@@ -34,18 +34,31 @@ pub(crate) fn limits(catalog: &Catalog, queue: &QueueName, app: &AppName, job: &
 
 /// How much room limits leave, asked for once and then counted down.
 #[derive(Debug, Default)]
-pub(crate) struct Rooms(HashMap<Scope, i64>);
+pub(crate) struct Rooms {
+    left: HashMap<Scope, i64>,
+    /// What needs room beside the jobs that run.
+    beside: HashMap<Scope, i64>,
+}
 
 impl Rooms {
+    /// Rooms of which so much is spoken for, beside what runs.
+    pub(crate) fn beside(beside: HashMap<Scope, i64>) -> Self {
+        Self {
+            left: HashMap::new(),
+            beside,
+        }
+    }
+
     /// The room that a job has; `None`: unlimited.
     pub(crate) async fn of(&mut self, conn: &mut SqliteConnection, limits: &[(Scope, u32)]) -> Result<Option<i64>> {
         let mut least = None;
         for (scope, limit) in limits {
-            let room = match self.0.get(scope) {
+            let room = match self.left.get(scope) {
                 Some(room) => *room,
                 None => {
-                    let room = i64::from(*limit) - running(conn, scope).await?;
-                    self.0.insert(scope.clone(), room);
+                    let beside = self.beside.get(scope).copied().unwrap_or(0);
+                    let room = i64::from(*limit) - running(conn, scope).await? - beside;
+                    self.left.insert(scope.clone(), room);
                     room
                 }
             };
@@ -57,7 +70,7 @@ impl Rooms {
     /// Uses up room.
     pub(crate) fn take(&mut self, limits: &[(Scope, u32)], n: i64) {
         for (scope, _) in limits {
-            if let Some(room) = self.0.get_mut(scope) {
+            if let Some(room) = self.left.get_mut(scope) {
                 *room -= n;
             }
         }

@@ -1,6 +1,7 @@
-//! Lists of jobs, newest first: a walk down one index per state, merged. No OFFSET, nothing sorted.
+//! Lists of jobs, newest first: a walk down one index, of each state or app where its rows come after those, merged. No
+//! OFFSET, nothing sorted but the merged pages.
 
-use robata_core::{JobId, Timestamp, job::JobRecord, store::ListJobs};
+use robata_core::{AppName, JobId, Timestamp, job::JobRecord, store::ListJobs};
 use sqlx::{AssertSqlSafe, SqliteConnection, sqlite::SqliteRow};
 
 use crate::{
@@ -20,6 +21,8 @@ const MAX_PAGE: usize = 500;
 enum Walk {
     Label,
     Definition,
+    AppQueue,
+    AppReason,
     App,
     Queue,
     Reason,
@@ -38,46 +41,112 @@ pub(crate) async fn jobs(conn: &mut SqliteConnection, shared: &Shared, list: &Li
     states.dedup();
     let walk = match list {
         _ if !list.labels.is_empty() => Walk::Label,
+        ListJobs { job: Some(_), .. } => Walk::Definition,
         ListJobs {
             app: Some(_),
-            job: Some(_),
+            queue: Some(_),
             ..
-        } => Walk::Definition,
+        } => Walk::AppQueue,
+        ListJobs {
+            app: Some(_),
+            reason: Some(_),
+            ..
+        } => Walk::AppReason,
         ListJobs { app: Some(_), .. } => Walk::App,
         ListJobs { queue: Some(_), .. } => Walk::Queue,
         ListJobs { reason: Some(_), .. } => Walk::Reason,
         _ if !list.states.is_empty() => Walk::State,
         _ => Walk::Newest,
     };
-    let (from, to) = bounds(conn, list).await?;
+    let place = bounds(conn, list).await?;
     let mut rows = Vec::new();
-    if matches!(walk, Walk::Label | Walk::Reason | Walk::Newest) {
-        rows = page(conn, list, walk, &states, (from, to), limit).await?;
+    if matches!(walk, Walk::Label | Walk::Newest) {
+        rows = page(conn, shared, list, walk, &states, place, limit).await?;
     } else {
-        // In these indexes a job's place comes after its state: a page of each state, then the newest of all.
+        // In these indexes a job's place comes after its state: a page of each state, then the newest of all. A definition's
+        // comes after its app, too: where that is not named, a page of each app that has one.
         let each = if states.is_empty() { ALL.to_vec() } else { states };
-        for state in each {
-            rows.extend(page(conn, list, walk, &[state], (from, to), limit).await?);
+        let mut lists = vec![(walk, list.clone())];
+        if let (None, Some(job)) = (&list.app, &list.job) {
+            lists.clear();
+            for app in apps_with(conn, shared, job.as_str()).await? {
+                let mut of_app = list.clone();
+                of_app.app = Some(app);
+                lists.push((Walk::Definition, of_app));
+            }
         }
-        rows.sort_unstable_by_key(|row| std::cmp::Reverse(row.seq));
-        rows.truncate(limit);
+        for (walk, list) in &lists {
+            for state in &each {
+                rows.extend(page(conn, shared, list, *walk, &[*state], place, limit).await?);
+            }
+            rows.sort_unstable_by_key(|row| std::cmp::Reverse(row.seq));
+            rows.truncate(limit);
+        }
     }
     waiting::tell_all(conn, shared, rows).await
 }
 
+/// The apps that have jobs of this name; a loose walk over the index, as long as there are apps.
+async fn apps_with(conn: &mut SqliteConnection, shared: &Shared, job: &str) -> Result<Vec<AppName>> {
+    let mut apps = Vec::new();
+    let mut last = String::new();
+    loop {
+        let row = sqlx::query("SELECT seq, app FROM jobs INDEXED BY jobs_by_app WHERE app > ? ORDER BY app LIMIT 1")
+            .bind(last.as_str())
+            .fetch_optional(&mut *conn)
+            .await?;
+        let Some(row) = row else { return Ok(apps) };
+        last = row.col("app")?;
+        let one = sqlx::query("SELECT 1 FROM jobs INDEXED BY jobs_by_definition WHERE app = ? AND job = ? LIMIT 1")
+            .bind(last.as_str())
+            .bind(job)
+            .fetch_optional(&mut *conn)
+            .await?;
+        if one.is_some() {
+            apps.extend(shared.readable(&row, row.word("app"))?);
+        }
+    }
+}
+
+/// A page, read on where rows that cannot be read are left out of it: a page that is not full is the last one.
 async fn page(
+    conn: &mut SqliteConnection,
+    shared: &Shared,
+    list: &ListJobs,
+    walk: Walk,
+    states: &[i64],
+    (from, mut to): (i64, i64),
+    limit: usize,
+) -> Result<Vec<JobRow>> {
+    let mut read = Vec::new();
+    loop {
+        let want = limit - read.len();
+        let rows = stretch(conn, list, walk, states, (from, to), want).await?;
+        for row in &rows {
+            to = row.col("seq")?;
+            read.extend(shared.readable(row, JobRow::read(row))?);
+        }
+        if rows.len() < want || read.len() >= limit {
+            return Ok(read);
+        }
+    }
+}
+
+async fn stretch(
     conn: &mut SqliteConnection,
     list: &ListJobs,
     walk: Walk,
     states: &[i64],
     (from, to): (i64, i64),
     limit: usize,
-) -> Result<Vec<JobRow>> {
+) -> Result<Vec<SqliteRow>> {
     let mut sql = String::from(concat!("SELECT ", job_columns!(), " FROM "));
     let mut values = Values::default();
     sql.push_str(match walk {
         Walk::Label => "labels l CROSS JOIN jobs j ON j.seq = l.seq",
         Walk::Definition => "jobs j INDEXED BY jobs_by_definition",
+        Walk::AppQueue => "jobs j INDEXED BY jobs_by_app_queue",
+        Walk::AppReason => "jobs j INDEXED BY jobs_by_app_reason",
         Walk::App => "jobs j INDEXED BY jobs_by_app",
         Walk::Queue => "jobs j INDEXED BY jobs_by_queue",
         Walk::Reason => "jobs j INDEXED BY jobs_by_reason",
@@ -128,10 +197,8 @@ async fn page(
     }
     sql.push_str(&format!(" ORDER BY {place} DESC LIMIT ?"));
     values.add(i64::try_from(limit).unwrap_or(i64::MAX));
-    let rows = sqlx::query_with(AssertSqlSafe(sql), values.finish()?)
-        .fetch_all(conn)
-        .await?;
-    rows.iter().map(JobRow::read).collect()
+    let rows = sqlx::query_with(AssertSqlSafe(sql), values.finish()?);
+    Ok(rows.fetch_all(conn).await?)
 }
 
 /// The part of the order of storing that can match: from, and up to before.

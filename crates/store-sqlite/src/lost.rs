@@ -1,17 +1,21 @@
-//! Judging leases, and ending as lost what nobody came for (PROTOCOL H4, H6).
+//! Judging leases, and ending as lost what nobody came for, or what a person says is gone (PROTOCOL H4, H6).
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use robata_core::{
-    AttemptId, ExecutorName,
+    AttemptId, ErrorKind, ExecutorName, IncarnationId,
+    executor::RealmId,
     finish::{End, Outcome},
     store::Hint,
 };
 
+use sqlx::sqlite::SqliteRow;
+
 use crate::{
     attempt_row::{AttemptRow, attempt_columns},
+    catalog::set_meta,
     ending::end_attempt,
-    error::Result,
+    error::{Result, refused},
     hold::{orphan_holders, write_ends},
     job_row::{JobRow, job_columns},
     sql::Read as _,
@@ -29,13 +33,10 @@ pub(crate) struct LostAfter {
 }
 
 pub(crate) async fn judge(tx: &mut Tx, (): &()) -> Result<usize> {
-    // There is one master process where a folder is locked; the row is its mark.
-    sqlx::query("INSERT INTO marks (master, at) VALUES (?, ?) ON CONFLICT DO UPDATE SET at = max(at, excluded.at)")
-        .bind(&tx.shared.installation.as_bytes()[..])
-        .bind(tx.now.as_millis())
-        .execute(&mut tx.conn)
-        .await?;
-    // Only once the mark is committed does it count: a disk that takes no mark makes a gap.
+    // One process holds the folder, and its memory has the marks; what is written is only that the disk took one. So it
+    // counts only once it is committed: a disk that takes no mark makes a gap.
+    let now = tx.now.to_string();
+    set_meta(&mut tx.conn, "marked_at", &now).await?;
     tx.after(After::Marked);
     let boot = tx.boot;
     let expired = tx.shared.leases().judge(boot);
@@ -46,34 +47,105 @@ pub(crate) async fn judge(tx: &mut Tx, (): &()) -> Result<usize> {
     Ok(ended)
 }
 
+macro_rules! lost_columns {
+    () => {
+        concat!(
+            "SELECT ",
+            attempt_columns!(),
+            ", ",
+            job_columns!(),
+            ", a.executor AS t_executor, a.holder AS t_holder"
+        )
+    };
+}
+
+async fn end_lost(tx: &mut Tx, row: &SqliteRow, words: String) -> Result<AttemptId> {
+    let (attempt, job) = (AttemptRow::read(row)?, JobRow::read(row)?);
+    let outcome = Outcome::new(End::Lost).with_message(words);
+    end_attempt(tx, &attempt, &job, &outcome).await?;
+    Ok(attempt.id)
+}
+
+/// Ends as lost what ran in a realm that is gone, by the word of a person.
+pub(crate) async fn lose(tx: &mut Tx, (realm, by): &(RealmId, String)) -> Result<Vec<AttemptId>> {
+    let reaching = tx
+        .shared
+        .leases()
+        .reaching(realm)
+        .map(|(id, host, seen)| format!("{id} on {host}, last seen at {seen}"));
+    if let Some(worker) = reaching {
+        let message =
+            format!("a live worker reaches the realm {realm}: {worker}; stop it, or wait until its lease has ended");
+        return Err(refused(ErrorKind::Conflict, "store.lose", message));
+    }
+    let rows = sqlx::query(concat!(
+        lost_columns!(),
+        " FROM attempts a INDEXED BY attempts_in_realm CROSS JOIN jobs j ON j.id = a.job_id
+         WHERE a.realm = ? AND a.finalised_at IS NULL AND a.state < 3 ORDER BY a.seq"
+    ))
+    .bind(realm.0.as_str())
+    .fetch_all(&mut tx.conn)
+    .await?;
+    let live = tx.shared.leases().live();
+    for row in &rows {
+        let holder = IncarnationId::from_bytes(row.id_bytes("t_holder")?);
+        if live.contains(&holder) {
+            // It registered again without the realm: its engine does not answer now, and may yet.
+            let message = format!("the live worker {holder} holds attempts in the realm {realm}; stop it first");
+            return Err(refused(ErrorKind::Conflict, "store.lose", message));
+        }
+    }
+    let mut lost = Vec::with_capacity(rows.len());
+    for row in &rows {
+        let words = format!("{by} said that its realm is gone for good");
+        let shared = Arc::clone(&tx.shared);
+        lost.extend(shared.readable(row, end_lost(tx, row, words).await)?);
+    }
+    tx.audit(by, "lose_realm", &realm.0).await?;
+    Ok(lost)
+}
+
 pub(crate) async fn settle(tx: &mut Tx, after: &LostAfter) -> Result<Vec<AttemptId>> {
     let shared = Arc::clone(&tx.shared);
     let mut settled = Vec::new();
     for holder in orphan_holders(&mut tx.conn, &shared).await? {
         let since = shared.leases().ended_for(holder, tx.boot);
-        let rows = sqlx::query(concat!(
-            "SELECT ",
-            attempt_columns!(),
-            ", ",
-            job_columns!(),
-            ", a.executor AS t_executor FROM attempts a INDEXED BY attempts_open CROSS JOIN jobs j ON j.id = a.job_id
-             WHERE a.holder = ? AND a.finalised_at IS NULL AND a.state < 3 ORDER BY a.seq LIMIT ?"
-        ))
-        .bind(&holder.as_bytes()[..])
-        .bind(BATCH)
-        .fetch_all(&mut tx.conn)
-        .await?;
-        for row in rows {
-            let executor: ExecutorName = row.word("t_executor")?;
-            let bound = after.by_executor.get(&executor).copied().unwrap_or(Some(after.default));
-            if bound.is_none_or(|bound| since < bound) {
-                continue;
+        // Those that the settings name are judged by name, the others all alike.
+        let others = since >= after.default;
+        let named: Vec<&str> = after
+            .by_executor
+            .iter()
+            .filter(|(_, bound)| bound.is_some_and(|bound| since >= bound) != others)
+            .map(|(name, _)| name.as_str())
+            .collect();
+        if !others && named.is_empty() {
+            continue;
+        }
+        let named = serde_json::to_string(&named)?;
+        let words = format!("nobody who reaches its realm has come for it in {} s", since.as_secs());
+        let mut last = 0;
+        loop {
+            let rows = sqlx::query(concat!(
+                lost_columns!(),
+                " FROM attempts a INDEXED BY attempts_open CROSS JOIN jobs j ON j.id = a.job_id
+                 WHERE a.holder = ?1 AND a.finalised_at IS NULL AND a.state < 3 AND a.seq > ?2
+                   AND (a.executor IN (SELECT value FROM json_each(?3))) <> ?4 ORDER BY a.seq LIMIT ?5"
+            ))
+            .bind(&holder.as_bytes()[..])
+            .bind(last)
+            .bind(named.as_str())
+            .bind(others)
+            .bind(BATCH - i64::try_from(settled.len()).unwrap_or(BATCH))
+            .fetch_all(&mut tx.conn)
+            .await?;
+            let Some(row) = rows.last() else { break };
+            last = row.col("t_seq")?;
+            for row in &rows {
+                settled.extend(shared.readable(row, end_lost(tx, row, words.clone()).await)?);
             }
-            let (attempt, job) = (AttemptRow::read(&row)?, JobRow::read(&row)?);
-            let words = format!("nobody who reaches its realm has come for it in {} s", since.as_secs());
-            let outcome = Outcome::new(End::Lost).with_message(words);
-            end_attempt(tx, &attempt, &job, &outcome).await?;
-            settled.push(attempt.id);
+            if i64::try_from(settled.len()).is_ok_and(|settled| settled >= BATCH) {
+                return Ok(settled);
+            }
         }
     }
     Ok(settled)

@@ -2,6 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
+use log::LevelFilter;
 use robata_core::{Error, ErrorKind, InstallationId};
 use sqlx::{
     ConnectOptions as _, SqliteConnection, SqlitePool,
@@ -14,6 +15,7 @@ use crate::{
     config::SqliteConfig,
     error::{Fault, Result},
     folder::{self, FolderLock},
+    pause,
     shared::Shared,
     sql::Read as _,
     tx::Tx,
@@ -24,6 +26,8 @@ use crate::{
 const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long a reader waits for a connection.
 const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(5);
+/// Connections on which scheduler and workers read.
+const ENGINES: u32 = 2;
 /// Readers' connections are closed after this time without use.
 const READER_IDLE: Duration = Duration::from_secs(60);
 /// Pages of write-ahead log (16 MiB) before it is copied into the database.
@@ -35,6 +39,8 @@ pub(crate) struct Opened {
     pub(crate) shared: Arc<Shared>,
     pub(crate) writer: Writer,
     pub(crate) readers: SqlitePool,
+    /// The scheduler's and the workers' own, so that people's lists do not make them wait.
+    pub(crate) engines: SqlitePool,
     /// Heartbeats' own, so that no list makes them wait (PROTOCOL H4).
     pub(crate) beats: Mutex<SqliteConnection>,
     /// True once the writer has ended and the lock is free.
@@ -62,7 +68,8 @@ fn options(config: &SqliteConfig) -> SqliteConnectOptions {
         .foreign_keys(true)
         .statement_cache_capacity(256)
         .row_buffer_size(512)
-        .disable_statement_logging()
+        .log_statements(LevelFilter::Trace)
+        .log_slow_statements(LevelFilter::Off, Duration::MAX)
 }
 
 fn writer_options(config: &SqliteConfig) -> SqliteConnectOptions {
@@ -89,20 +96,25 @@ async fn connect(config: SqliteConfig, lock: FolderLock) -> Result<Opened> {
     let installation = installation(&mut conn).await?;
     end_earlier_leases(&mut conn, &config).await?;
     let catalog = catalog::load(&mut conn).await?;
+    let paused = pause::load(&mut conn).await?;
     let shared = Arc::new(Shared::new(
         installation,
         Arc::clone(&config.clock),
         config.default_executor.clone(),
         catalog,
+        paused,
     ));
 
     let reading = options(&config).read_only(true).pragma("cache_size", "-4096");
-    let readers = SqlitePoolOptions::new()
-        .max_connections(config.readers.max(1))
-        .acquire_timeout(ACQUIRE_TIMEOUT)
-        .idle_timeout(READER_IDLE)
-        .test_before_acquire(false)
-        .connect_lazy_with(reading.clone());
+    let pool = |connections: u32| {
+        SqlitePoolOptions::new()
+            .max_connections(connections)
+            .acquire_timeout(ACQUIRE_TIMEOUT)
+            .idle_timeout(READER_IDLE)
+            .test_before_acquire(false)
+            .connect_lazy_with(reading.clone())
+    };
+    let (readers, engines) = (pool(config.readers.max(1)), pool(ENGINES));
     let beats = Mutex::new(reading.connect().await?);
 
     let ours = Arc::clone(&shared);
@@ -121,6 +133,7 @@ async fn connect(config: SqliteConfig, lock: FolderLock) -> Result<Opened> {
         shared,
         writer,
         readers,
+        engines,
         beats,
         closed,
     })
@@ -163,8 +176,34 @@ impl Opened {
     pub(crate) async fn close(&self) {
         self.writer.close();
         self.readers.close().await;
+        self.engines.close().await;
         let mut closed = self.closed.clone();
         // The sender is gone only with the writer's thread: closed, too.
         let _ = closed.wait_for(|closed| *closed).await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use robata_core::store::{AttemptStore as _, JobStore as _, ListJobs, ScheduleStore as _};
+
+    use crate::{SqliteConfig, SqliteStore};
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn slow_lists_do_not_make_the_scheduler_and_the_workers_wait() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = SqliteStore::open(SqliteConfig::new(folder.path())).await.unwrap();
+        // As many lists as can be read at once, none of which comes to an end.
+        let mut lists = Vec::new();
+        for _ in 0..SqliteConfig::default().readers {
+            lists.push(store.opened().readers.acquire().await.unwrap());
+        }
+        store.lines().await.unwrap();
+        store.workers().await.unwrap();
+        store.known(&[]).await.unwrap();
+        assert!(futures::poll!(store.jobs(ListJobs::default())).is_pending());
+        drop(lists);
+        store.jobs(ListJobs::default()).await.unwrap();
+        store.close().await;
     }
 }

@@ -3,11 +3,12 @@
 use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use robata_core::{AppName, AttemptId, definition::Retention, store::Pruned};
-use sqlx::SqliteConnection;
+use sqlx::{AssertSqlSafe, Row as _, SqliteConnection, sqlite::SqliteRow};
 
 use crate::{
     error::Result,
     hold::attempts_json,
+    shared::Shared,
     sql::{Read as _, numbers},
     tx::Tx,
     word::{CANCELLED, FAILED, SUCCEEDED},
@@ -18,25 +19,35 @@ use crate::{
 const KEYS_KEPT: Duration = Duration::from_secs(7 * 24 * 3600);
 /// Ended workers are shown this long.
 const WORKERS_SHOWN: Duration = Duration::from_secs(24 * 3600);
+/// Who did what is kept this long.
+const AUDIT_KEPT: Duration = Duration::from_secs(400 * 24 * 3600);
+/// Free pages (4 KiB each) that the file keeps for what comes next; the others are given back to the disk, at most so many
+/// at once.
+const FREE_PAGES: i64 = 1_024;
+const GIVEN_BACK: i64 = 1_000;
 
 pub(crate) async fn run(tx: &mut Tx, max: &usize) -> Result<Pruned> {
     let mut left = i64::try_from(*max).unwrap_or(i64::MAX);
     let mut pruned = Pruned::default();
     let catalog = Arc::clone(&tx.catalog);
     let mut apps: BTreeSet<AppName> = catalog.apps.keys().cloned().collect();
-    apps.extend(apps_with_history(&mut tx.conn).await?);
+    let shared = Arc::clone(&tx.shared);
+    apps.extend(apps_with_history(&mut tx.conn, &shared).await?);
     for app in apps {
         let retention = catalog
             .apps
             .get(&app)
             .map_or_else(Retention::default, |app| app.retention);
-        for (state, kept) in [
-            (SUCCEEDED, retention.jobs),
-            (CANCELLED, retention.jobs),
-            (FAILED, retention.failed),
+        for (state, kept, keyed) in [
+            (SUCCEEDED, retention.jobs, false),
+            (SUCCEEDED, retention.jobs, true),
+            (CANCELLED, retention.jobs, false),
+            (CANCELLED, retention.jobs, true),
+            (FAILED, retention.failed, false),
+            (FAILED, retention.failed, true),
         ] {
             if left > 0 {
-                let n = prune_jobs(tx, &app, state, kept, left).await?;
+                let n = prune_jobs(tx, &app, state, kept, keyed, left).await?;
                 pruned.jobs += n;
                 left -= i64::try_from(n).unwrap_or(i64::MAX);
             }
@@ -50,54 +61,103 @@ pub(crate) async fn run(tx: &mut Tx, max: &usize) -> Result<Pruned> {
     .bind(tx.now.minus(WORKERS_SHOWN).as_millis())
     .execute(&mut tx.conn)
     .await?;
-    let rows = sqlx::query("SELECT job_id, number FROM logs_to_remove LIMIT ?")
-        .bind(i64::try_from(*max).unwrap_or(i64::MAX))
-        .fetch_all(&mut tx.conn)
-        .await?;
-    pruned.logs = rows
-        .iter()
-        .map(|row| {
-            Ok(AttemptId {
-                job: row.job_id("job_id")?,
-                number: row.number("number")?,
-            })
-        })
-        .collect::<Result<_>>()?;
+    pruned.logs = logs_to_remove(tx, *max).await?;
+    prune_audit(tx, *max).await?;
+    give_back(tx).await?;
     Ok(pruned)
 }
 
-/// Apps of ended jobs, those deleted from the catalog included; a loose walk over the index.
-async fn apps_with_history(conn: &mut SqliteConnection) -> Result<Vec<AppName>> {
-    let mut apps: Vec<AppName> = Vec::new();
-    loop {
-        let last = apps.last().map_or("", AppName::as_str);
-        let row =
-            sqlx::query("SELECT app FROM jobs INDEXED BY jobs_ended WHERE state > 2 AND app > ? ORDER BY app LIMIT 1")
-                .bind(last)
-                .fetch_optional(&mut *conn)
-                .await?;
-        match row {
-            Some(row) => apps.push(row.word("app")?),
-            None => return Ok(apps),
-        }
-    }
-}
-
-async fn prune_jobs(tx: &mut Tx, app: &AppName, state: i64, kept: Duration, max: i64) -> Result<usize> {
+/// Those told least often first: some that cannot be removed do not hide the others.
+async fn logs_to_remove(tx: &mut Tx, max: usize) -> Result<Vec<AttemptId>> {
     let rows = sqlx::query(
-        "SELECT j.seq FROM jobs j INDEXED BY jobs_ended
-         WHERE j.app = ?1 AND j.state = ?2 AND j.state > 2 AND j.finished_at <= ?3
-           AND (j.idempotency_key IS NULL OR j.finished_at <= ?4)
-           AND NOT EXISTS (SELECT 1 FROM attempts a WHERE a.job_id = j.id AND a.finalised_at IS NULL)
-         ORDER BY j.finished_at LIMIT ?5",
+        "UPDATE logs_to_remove SET told = told + 1 WHERE (job_id, number) IN (
+             SELECT job_id, number FROM logs_to_remove INDEXED BY logs_to_remove_in_turn ORDER BY told, job_id, number LIMIT ?)
+         RETURNING job_id, number",
     )
-    .bind(app.as_str())
-    .bind(state)
-    .bind(tx.now.minus(kept).as_millis())
-    .bind(tx.now.minus(kept.max(KEYS_KEPT)).as_millis())
-    .bind(max)
+    .bind(i64::try_from(max).unwrap_or(i64::MAX))
     .fetch_all(&mut tx.conn)
     .await?;
+    rows.iter().map(attempt).collect()
+}
+
+fn attempt(row: &SqliteRow) -> Result<AttemptId> {
+    Ok(AttemptId {
+        job: row.job_id("job_id")?,
+        number: row.number("number")?,
+    })
+}
+
+/// Rows stand in the order of their times, but where the wall clock was set back: those wait for the ones before them.
+async fn prune_audit(tx: &mut Tx, max: usize) -> Result<()> {
+    sqlx::query(
+        "DELETE FROM audit WHERE seq IN (SELECT seq FROM (SELECT seq, at FROM audit ORDER BY seq LIMIT ?) WHERE at < ?)",
+    )
+    .bind(i64::try_from(max).unwrap_or(i64::MAX))
+    .bind(tx.now.minus(AUDIT_KEPT).as_millis())
+    .execute(&mut tx.conn)
+    .await?;
+    Ok(())
+}
+
+/// Gives pages that are free back to the disk, some at a time: the file does not stay as large as it once was.
+async fn give_back(tx: &mut Tx) -> Result<()> {
+    let free = sqlx::query("PRAGMA freelist_count")
+        .fetch_one(&mut tx.conn)
+        .await?
+        .try_get::<i64, _>(0)?;
+    let n = (free - FREE_PAGES).min(GIVEN_BACK);
+    if n > 0 {
+        sqlx::query(AssertSqlSafe(format!("PRAGMA incremental_vacuum({n})")))
+            .fetch_all(&mut tx.conn)
+            .await?;
+    }
+    Ok(())
+}
+
+/// Apps of ended jobs, those deleted from the catalog included; a loose walk over the index.
+async fn apps_with_history(conn: &mut SqliteConnection, shared: &Shared) -> Result<Vec<AppName>> {
+    let mut apps: Vec<AppName> = Vec::new();
+    for text in [
+        "SELECT seq, app FROM jobs INDEXED BY jobs_ended
+         WHERE state > 2 AND idempotency_key IS NULL AND app > ? ORDER BY app LIMIT 1",
+        "SELECT seq, app FROM jobs INDEXED BY jobs_ended_keyed
+         WHERE state > 2 AND idempotency_key IS NOT NULL AND app > ? ORDER BY app LIMIT 1",
+    ] {
+        let mut last = String::new();
+        while let Some(row) = sqlx::query(text).bind(last.as_str()).fetch_optional(&mut *conn).await? {
+            apps.extend(shared.readable(&row, row.word("app"))?);
+            last = row.col("app")?;
+        }
+    }
+    Ok(apps)
+}
+
+/// Those with a key and those without have an index each: the former are kept longer, and are not walked over meanwhile.
+async fn prune_jobs(tx: &mut Tx, app: &AppName, state: i64, kept: Duration, keyed: bool, max: i64) -> Result<usize> {
+    macro_rules! ended {
+        ($index:literal, $key:literal) => {
+            concat!(
+                "SELECT j.seq FROM jobs j INDEXED BY ",
+                $index,
+                " WHERE j.app = ?1 AND j.state = ?2 AND j.state > 2 AND j.finished_at <= ?3 AND j.idempotency_key ",
+                $key,
+                " AND NOT EXISTS (SELECT 1 FROM attempts a WHERE a.job_id = j.id AND a.finalised_at IS NULL)
+                 ORDER BY j.finished_at LIMIT ?4"
+            )
+        };
+    }
+    let (text, kept) = if keyed {
+        (ended!("jobs_ended_keyed", "IS NOT NULL"), kept.max(KEYS_KEPT))
+    } else {
+        (ended!("jobs_ended", "IS NULL"), kept)
+    };
+    let rows = sqlx::query(text)
+        .bind(app.as_str())
+        .bind(state)
+        .bind(tx.now.minus(kept).as_millis())
+        .bind(max)
+        .fetch_all(&mut tx.conn)
+        .await?;
     let seqs = rows.iter().map(|row| row.col("seq")).collect::<Result<Vec<i64>>>()?;
     if seqs.is_empty() {
         return Ok(0);
@@ -135,15 +195,7 @@ async fn prune_logs(tx: &mut Tx, app: &AppName, kept: Duration, max: i64) -> Res
     .bind(max)
     .fetch_all(&mut tx.conn)
     .await?;
-    let attempts = rows
-        .iter()
-        .map(|row| {
-            Ok(AttemptId {
-                job: row.job_id("job_id")?,
-                number: row.number("number")?,
-            })
-        })
-        .collect::<Result<Vec<_>>>()?;
+    let attempts = rows.iter().map(attempt).collect::<Result<Vec<_>>>()?;
     if !attempts.is_empty() {
         sqlx::query("INSERT OR IGNORE INTO logs_to_remove (job_id, number) SELECT unhex(value ->> 0), value ->> 1 FROM json_each(?)")
             .bind(attempts_json(&attempts))

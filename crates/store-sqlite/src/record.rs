@@ -2,7 +2,7 @@
 
 use robata_core::{
     AttemptState, Error, ErrorKind, JobState, Timestamp, WaitingReason,
-    attempt::{AttemptChange, AttemptWrite, LogSummary, Written},
+    attempt::{AttemptChange, AttemptWrite, LogSummary, Written, may_write},
     executor::{Handle, RealmId},
     finish::StopCause,
     state::AttemptEvent,
@@ -22,7 +22,13 @@ pub(crate) async fn run(tx: &mut Tx, writes: &[AttemptWrite]) -> Result<Vec<Resu
     for write in writes {
         answers.push(match one(tx, write).await {
             Ok(written) => Ok(written),
-            Err(refusal @ Fault::Refused(_)) => Err(refusal.to_error("store.record")),
+            // Nothing was written for it yet: rows are read first.
+            Err(fault) if fault.is_of_one_row() => {
+                if !matches!(fault, Fault::Refused(_)) {
+                    tracing::warn!(attempt = %write.attempt, %fault, "a stored row cannot be read; what is written about it is refused");
+                }
+                Err(fault.to_error("store.record"))
+            }
             Err(fault) => return Err(fault),
         });
     }
@@ -50,7 +56,7 @@ async fn one(tx: &mut Tx, write: &AttemptWrite) -> Result<Written> {
         )
     })?;
     let (attempt, job) = (AttemptRow::read(&row)?, JobRow::read(&row)?);
-    if attempt.epoch != write.epoch || attempt.holder != write.incarnation {
+    if !may_write((attempt.holder, attempt.epoch), (write.incarnation, write.epoch)) {
         let message = format!(
             "the attempt {} has the epoch {}, held by {}",
             attempt.id, attempt.epoch, attempt.holder

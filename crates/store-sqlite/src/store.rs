@@ -8,27 +8,28 @@ use futures::{
     stream::{self, BoxStream, StreamExt as _},
 };
 use robata_core::{
-    AttemptId, Epoch, Error, ErrorKind, ExecutorName, IncarnationId, InstallationId, JobId, Result,
+    AppName, AttemptId, Epoch, Error, ErrorKind, ExecutorName, IncarnationId, InstallationId, JobId, QueueName, Result,
     attempt::{AttemptRecord, AttemptWrite, Claim, Claimed, HeldAttempt, Knowledge, Written},
     definition::{Catalog, CatalogWrite},
+    executor::RealmId,
     id::ClaimId,
-    job::{Acted, Cancel, Enqueue, Enqueued, JobDetail, JobRecord, Line, Reference, RetryByHand},
+    job::{Acted, Cancel, Enqueue, Enqueued, JobDetail, JobRecord, Key, Line, Reference, RetryByHand},
     store::{
-        Adopt, AttemptStore, CatalogStore, Due, HeartbeatAnswer, Hint, JobStore, LineRecord, ListJobs, Pruned,
-        Published, QueueCounts, Register, ScheduleStore, Store, Void, Window, WorkerRecord,
+        Adopt, AttemptStore, CatalogStore, Due, HeartbeatAnswer, Hint, JobStore, LineRecord, ListJobs, Pause, Pruned,
+        Published, QueueCounts, Register, ScheduleStore, SetAside, SetAsideRecord, Store, Void, Window, WorkerRecord,
     },
 };
 use sqlx::{Sqlite, pool::PoolConnection};
 use tokio::sync::broadcast::error::RecvError;
 
 use crate::{
-    act, catalog, claim,
+    act, aside, catalog, claim,
     config::SqliteConfig,
     detail, due,
     error::Fault,
-    hold, list, lost,
+    hold, list, lost, next,
     open::{self, Opened},
-    outbox, prune, record,
+    outbox, pause, prune, record, replay,
     tx::fence,
 };
 
@@ -57,8 +58,19 @@ impl SqliteStore {
         closing.await;
     }
 
+    #[cfg(test)]
+    pub(crate) fn opened(&self) -> &Opened {
+        &self.opened
+    }
+
     async fn reader(&self, operation: &'static str) -> Result<PoolConnection<Sqlite>> {
         let reader = self.opened.readers.acquire().await;
+        reader.map_err(|error| Fault::Sql(error).to_error(operation))
+    }
+
+    /// A reader for what scheduler and workers ask, whom no list keeps waiting.
+    async fn engine(&self, operation: &'static str) -> Result<PoolConnection<Sqlite>> {
+        let reader = self.opened.engines.acquire().await;
         reader.map_err(|error| Fault::Sql(error).to_error(operation))
     }
 }
@@ -72,6 +84,14 @@ fn told<T>(operation: &'static str, result: std::result::Result<T, Fault>) -> Re
 impl JobStore for SqliteStore {
     async fn enqueue(&self, request: Enqueue) -> Result<Vec<Result<Enqueued>>> {
         self.opened.writer.enqueue(request).await
+    }
+
+    async fn replays(&self, keys: Vec<(AppName, Key)>) -> Result<Vec<Result<Option<JobRecord>>>> {
+        let mut reader = self.reader("store.replays").await?;
+        told(
+            "store.replays",
+            replay::replays(&mut reader, &self.opened.shared, &keys).await,
+        )
     }
 
     async fn cancel(&self, request: Cancel) -> Result<Acted> {
@@ -116,6 +136,24 @@ impl JobStore for SqliteStore {
         let mut reader = self.reader("store.queue_counts").await?;
         told("store.queue_counts", detail::queue_counts(&mut reader).await)
     }
+
+    async fn pause(&self, queue: &QueueName, reason: Option<&str>, by: &str) -> Result<bool> {
+        let request = pause::Request {
+            queue: queue.clone(),
+            reason: reason.map(str::to_owned),
+            by: by.to_owned(),
+        };
+        let writer = &self.opened.writer;
+        writer
+            .run("store.pause", request, |tx, request| {
+                Box::pin(pause::pause(tx, request))
+            })
+            .await
+    }
+
+    async fn paused(&self) -> Result<BTreeMap<QueueName, Pause>> {
+        Ok(BTreeMap::clone(&self.opened.shared.paused()))
+    }
 }
 
 #[async_trait]
@@ -132,7 +170,10 @@ impl AttemptStore for SqliteStore {
     async fn heartbeat(&self, incarnation: IncarnationId) -> Result<HeartbeatAnswer> {
         told("store.heartbeat", hold::renew(&self.opened.shared, incarnation))?;
         let mut beats = self.opened.beats.lock().await;
-        told("store.heartbeat", hold::heartbeat(&mut beats, incarnation).await)
+        told(
+            "store.heartbeat",
+            hold::heartbeat(&mut beats, &self.opened.shared, incarnation).await,
+        )
     }
 
     async fn held(&self, incarnation: IncarnationId) -> Result<Vec<(AttemptId, Epoch)>> {
@@ -175,7 +216,7 @@ impl AttemptStore for SqliteStore {
         told("store.adopt", fence(shared, request.incarnation, "store.adopt"))?;
         if request.only.is_none() {
             // Workers ask every two seconds: only where there is something is the writer disturbed.
-            let mut reader = self.reader("store.adopt").await?;
+            let mut reader = self.engine("store.adopt").await?;
             if told("store.adopt", hold::orphan_holders(&mut reader, shared).await)?.is_empty() {
                 return Ok(Vec::new());
             }
@@ -196,13 +237,36 @@ impl AttemptStore for SqliteStore {
     }
 
     async fn known(&self, attempts: &[AttemptId]) -> Result<Vec<Knowledge>> {
-        let mut reader = self.reader("store.known").await?;
+        let mut reader = self.engine("store.known").await?;
         told("store.known", hold::known(&mut reader, attempts).await)
     }
 
     async fn workers(&self) -> Result<Vec<WorkerRecord>> {
-        let mut reader = self.reader("store.workers").await?;
+        let mut reader = self.engine("store.workers").await?;
         told("store.workers", hold::workers(&mut reader, &self.opened.shared).await)
+    }
+
+    async fn drain(&self, incarnation: IncarnationId, by: &str) -> Result<()> {
+        let writer = &self.opened.writer;
+        writer
+            .run("store.drain", (incarnation, by.to_owned()), |tx, request| {
+                Box::pin(hold::drain(tx, request))
+            })
+            .await
+    }
+
+    async fn set_aside(&self, messages: Vec<SetAside>) -> Result<()> {
+        let writer = &self.opened.writer;
+        writer
+            .run("store.set_aside", messages, |tx, messages| {
+                Box::pin(aside::keep(tx, messages))
+            })
+            .await
+    }
+
+    async fn set_aside_list(&self, before: Option<u64>, limit: usize) -> Result<Vec<SetAsideRecord>> {
+        let mut reader = self.reader("store.set_aside_list").await?;
+        told("store.set_aside_list", aside::list(&mut reader, before, limit).await)
     }
 }
 
@@ -216,15 +280,15 @@ impl ScheduleStore for SqliteStore {
     }
 
     async fn lines(&self) -> Result<Vec<LineRecord>> {
-        let mut reader = self.reader("store.lines").await?;
+        let mut reader = self.engine("store.lines").await?;
         told("store.lines", outbox::lines(&mut reader, &self.opened.shared).await)
     }
 
     async fn references(&self, window: Window) -> Result<Vec<Reference>> {
-        let mut reader = self.reader("store.references").await?;
+        let mut reader = self.engine("store.references").await?;
         told(
             "store.references",
-            outbox::references(&mut reader, &self.opened.shared, &window).await,
+            next::references(&mut reader, &self.opened.shared, &window).await,
         )
     }
 
@@ -266,6 +330,15 @@ impl ScheduleStore for SqliteStore {
         writer
             .run("store.settle_lost", after, |tx, after| {
                 Box::pin(lost::settle(tx, after))
+            })
+            .await
+    }
+
+    async fn lose(&self, realm: &RealmId, by: &str) -> Result<Vec<AttemptId>> {
+        let writer = &self.opened.writer;
+        writer
+            .run("store.lose", (realm.clone(), by.to_owned()), |tx, request| {
+                Box::pin(lost::lose(tx, request))
             })
             .await
     }

@@ -16,6 +16,7 @@ use sqlx::{Row as _, SqliteConnection};
 
 use crate::{
     error::{Result, refused},
+    pause::Paused,
     shared::Shared,
     sql::{Inserts, Read as _},
 };
@@ -26,6 +27,8 @@ pub(crate) struct Tx {
     pub(crate) shared: Arc<Shared>,
     /// The catalog as this transaction sees it.
     pub(crate) catalog: Arc<Catalog>,
+    /// The paused queues as this transaction sees them.
+    pub(crate) paused: Arc<Paused>,
     /// The wall clock at the transaction's begin.
     pub(crate) now: Timestamp,
     /// The boot-time clock at the transaction's begin.
@@ -45,6 +48,8 @@ pub(crate) struct Tx {
 /// What happens in memory once the transaction is committed.
 pub(crate) enum After {
     Catalog(Arc<Catalog>),
+    Paused(Arc<Paused>),
+    Draining(IncarnationId),
     Registered(Register),
     Marked,
 }
@@ -84,6 +89,7 @@ impl Tx {
         Ok(Self {
             conn,
             catalog: shared.catalog(),
+            paused: shared.paused(),
             now: shared.wall(),
             boot: shared.boot(),
             shared,
@@ -114,6 +120,8 @@ impl Tx {
         for after in std::mem::take(&mut self.after) {
             match after {
                 After::Catalog(catalog) => self.shared.set_catalog(catalog),
+                After::Paused(paused) => self.shared.set_paused(paused),
+                After::Draining(id) => self.shared.leases().drain(id),
                 After::Registered(request) => {
                     self.shared.leases().begin(&request, self.boot, self.now);
                 }
@@ -141,6 +149,7 @@ impl Tx {
 
     fn forget(&mut self) {
         self.catalog = self.shared.catalog();
+        self.paused = self.shared.paused();
         self.counts.clear();
         self.hints.clear();
         self.lines.clear();
@@ -234,6 +243,18 @@ impl Tx {
         for row in rows {
             self.lines.insert(line(&row)?);
         }
+        Ok(())
+    }
+
+    /// Notes who did what to what, for operators' acts that are about no job.
+    pub(crate) async fn audit(&mut self, by: &str, action: &str, name: &str) -> Result<()> {
+        sqlx::query("INSERT INTO audit (at, by, action, name) VALUES (?, ?, ?, ?)")
+            .bind(self.now.as_millis())
+            .bind(by)
+            .bind(action)
+            .bind(name)
+            .execute(&mut self.conn)
+            .await?;
         Ok(())
     }
 

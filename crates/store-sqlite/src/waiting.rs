@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 use robata_core::{
     ExecutorName, JobState, WaitingReason,
     job::{JobRecord, Waiting},
+    store::Pause,
 };
 use sqlx::SqliteConnection;
 
@@ -23,6 +24,7 @@ pub(crate) async fn tell_all(
 ) -> Result<Vec<JobRecord>> {
     let catalog = shared.catalog();
     let executors = shared.live_executors();
+    let paused = shared.paused();
     let mut rooms = Rooms::default();
     let mut told = Vec::with_capacity(rows.len());
     for row in rows {
@@ -31,7 +33,7 @@ pub(crate) async fn tell_all(
             _ => Vec::new(),
         };
         let full = rooms.of(conn, &limits).await?.is_some_and(|room| room <= 0);
-        let waiting = why(&row, &executors, full);
+        let waiting = why(&row, paused.get(&row.line.queue), &executors, full);
         told.push(row.tell(waiting));
     }
     Ok(told)
@@ -44,7 +46,19 @@ pub(crate) async fn tell(conn: &mut SqliteConnection, shared: &Shared, row: JobR
 }
 
 /// Why a job waits; `full`: a `max_running` leaves it no room.
-pub(crate) fn why(row: &JobRow, executors: &BTreeSet<ExecutorName>, full: bool) -> Option<Waiting> {
+pub(crate) fn why(
+    row: &JobRow,
+    paused: Option<&Pause>,
+    executors: &BTreeSet<ExecutorName>,
+    full: bool,
+) -> Option<Waiting> {
+    if let (JobState::Queued, Some(pause)) = (row.state, paused) {
+        return Some(Waiting {
+            reason: WaitingReason::Paused,
+            message: Some(pause.reason.clone()).filter(|reason| !reason.is_empty()),
+            since: row.moved_at.max(pause.since),
+        });
+    }
     let (reason, message) = match row.state {
         JobState::Running => return row.starting.clone(),
         JobState::Scheduled if row.attempt > 0 => (WaitingReason::Backoff, None),

@@ -118,8 +118,37 @@ async fn the_folder_is_made_for_its_owner_alone() -> Result<()> {
     let above = tempfile::tempdir()?;
     let folder = above.path().join("a").join("b");
     SqliteStore::open(SqliteConfig::new(&folder)).await?.close().await;
-    let mode = std::fs::metadata(&folder)?.permissions().mode() & 0o777;
-    ensure!(mode == 0o700, "{mode:o}");
+    for made in [folder.as_path(), &above.path().join("a")] {
+        let mode = std::fs::metadata(made)?.permissions().mode() & 0o777;
+        ensure!(mode == 0o700, "{}: {mode:o}", made.display());
+    }
+    Ok(())
+}
+
+/// Where the folder was there before, and others may enter it: what stands in it is the owner's alone.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_files_are_their_owners_alone_in_a_folder_that_was_there() -> Result<()> {
+    use std::os::unix::fs::PermissionsExt as _;
+    let folder = tempfile::tempdir()?;
+    std::fs::set_permissions(folder.path(), std::fs::Permissions::from_mode(0o755))?;
+    // As an earlier release left it.
+    std::fs::write(folder.path().join("robata.db"), "")?;
+    std::fs::set_permissions(folder.path().join("robata.db"), std::fs::Permissions::from_mode(0o644))?;
+    let store = SqliteStore::open(SqliteConfig::new(folder.path())).await?;
+    enqueue(&store, Payload::null()).await?;
+    let mut seen = Vec::new();
+    for entry in std::fs::read_dir(folder.path())? {
+        let entry = entry?;
+        let mode = entry.metadata()?.permissions().mode() & 0o777;
+        ensure!(mode == 0o600, "{}: {mode:o}", entry.path().display());
+        seen.push(entry.file_name().to_string_lossy().into_owned());
+    }
+    seen.sort_unstable();
+    ensure!(
+        seen == ["lock", "robata.db", "robata.db-shm", "robata.db-wal"],
+        "{seen:?}"
+    );
+    store.close().await;
     Ok(())
 }
 

@@ -4,6 +4,7 @@ pub mod case;
 pub mod checker;
 pub mod engine;
 pub mod executor;
+pub mod faulty_store;
 pub mod log_store;
 pub mod queue;
 pub mod store;

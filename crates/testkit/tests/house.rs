@@ -226,25 +226,56 @@ fn the_testkit_is_a_dev_dependency_only() {
 
 #[test]
 fn only_binaries_set_up_telemetry() {
+    let setting_up = [
+        "tracing-subscriber",
+        "opentelemetry_sdk",
+        "opentelemetry-prometheus",
+        "prometheus",
+    ];
     none(
-        "a library uses tracing; the subscriber is the binary's choice",
+        "a library uses tracing and the API crate opentelemetry; who listens is the binary's choice, by robata-telemetry",
         packages()
             .iter()
-            .filter(|package| !package.is_binary && package.normal.contains("tracing-subscriber"))
+            .filter(|package| package.name != "robata-telemetry")
+            .filter(|package| setting_up.iter().any(|name| package.normal.contains(*name)))
+            .map(|package| package.name.clone()),
+    );
+    none(
+        "only robata-daemon, which is the binaries' own, uses robata-telemetry; only binaries use robata-daemon",
+        packages().iter().flat_map(|package| {
+            let telemetry = package.normal.contains("robata-telemetry") && package.name != "robata-daemon";
+            let daemon = package.normal.contains("robata-daemon") && !package.is_binary;
+            (telemetry || daemon).then(|| package.name.clone())
+        }),
+    );
+}
+
+#[test]
+fn only_binaries_read_settings() {
+    let may = ["robata-adapters", "robata-daemon"];
+    none(
+        "settings are read by binaries (with robata-daemon) and turned into adapters by robata-adapters; others have options of their own",
+        packages()
+            .iter()
+            .filter(|package| !package.is_binary && !may.contains(&package.name.as_str()))
+            .filter(|package| package.normal.contains("robata-settings"))
             .map(|package| package.name.clone()),
     );
 }
 
 #[test]
 fn a_package_is_named_after_its_folder() {
+    let packages = packages();
     none(
-        "a library is robata- and its folder's name, a binary its folder's name",
-        packages().iter().filter_map(|package| {
+        "a library is robata- and its folder's name; a binary its folder's name, with -daemon behind it where a library has that name",
+        packages.iter().filter_map(|package| {
             let folder = package.folder_name();
-            let expected = if package.is_binary {
-                folder.to_owned()
-            } else {
-                format!("robata-{folder}")
+            let library = format!("robata-{folder}");
+            let taken = packages.iter().any(|other| !other.is_binary && other.name == folder);
+            let expected = match (package.is_binary, taken) {
+                (false, _) => library,
+                (true, false) => folder.to_owned(),
+                (true, true) => format!("{folder}-daemon"),
             };
             (package.name != expected).then(|| format!("{} should be {expected}", package.name))
         }),

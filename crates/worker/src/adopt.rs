@@ -1,10 +1,6 @@
-//! Adoption: taking over what no live worker holds, and setting right what two lists do not agree on.
+//! Adoption: taking over what no live worker holds.
 
-use std::{
-    collections::{BTreeMap, HashSet},
-    sync::Arc,
-    time::Duration,
-};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use futures::StreamExt;
 use robata_core::{
@@ -20,8 +16,8 @@ use crate::{attempt, shared::Shared};
 const EVERY: Duration = Duration::from_secs(2);
 /// Attempts taken over in one transaction.
 const BATCH: usize = 200;
-/// A follower's fast flushing lasts this long after each of its hints.
-const FOLLOWED: Duration = Duration::from_secs(10);
+/// A follower's fast flushing lasts this long after each of its hints, and after each heartbeat that tells of it.
+pub(crate) const FOLLOWED: Duration = Duration::from_secs(10);
 
 /// Looks for orphans until told to stop.
 pub(crate) async fn serve(shared: Arc<Shared>) {
@@ -32,7 +28,45 @@ pub(crate) async fn serve(shared: Arc<Shared>) {
             () = tokio::time::sleep(EVERY) => {}
         }
         let Some(lease) = shared.lease.valid() else { continue };
-        while adopt(&shared, lease.incarnation, None).await >= BATCH {}
+        if shared.drain.is_cancelled() {
+            take_back(&shared, lease.incarnation).await;
+            continue;
+        }
+        loop {
+            let own = shared.own().clone();
+            match adopt(&shared, lease.incarnation, None).await {
+                Ok(count) if count >= BATCH => {}
+                Ok(_) => {
+                    settled(&shared, &own);
+                    break;
+                }
+                Err(()) => break,
+            }
+        }
+    }
+}
+
+/// A draining worker takes nothing new, but what it held itself before its lease ended it takes back.
+async fn take_back(shared: &Arc<Shared>, incarnation: IncarnationId) {
+    loop {
+        let own = shared.own().clone();
+        if own.is_empty() {
+            return;
+        }
+        match adopt(shared, incarnation, Some(own.clone())).await {
+            Ok(count) if count >= BATCH => {}
+            // The rest is somebody else's, or over.
+            Ok(_) => settled(shared, &own),
+            Err(()) => return,
+        }
+    }
+}
+
+/// All that could be taken back of these was.
+fn settled(shared: &Shared, own: &[AttemptId]) {
+    if !own.is_empty() {
+        shared.own().retain(|attempt| !own.contains(attempt));
+        shared.held.wake();
     }
 }
 
@@ -76,7 +110,12 @@ fn realms(shared: &Shared) -> BTreeMap<ExecutorName, RealmId> {
         .collect()
 }
 
-async fn adopt(shared: &Arc<Shared>, incarnation: IncarnationId, only: Option<Vec<AttemptId>>) -> usize {
+pub(crate) async fn adopt(
+    shared: &Arc<Shared>,
+    incarnation: IncarnationId,
+    only: Option<Vec<AttemptId>>,
+) -> Result<usize, ()> {
+    let _in_flight = shared.in_flight.adoption();
     let request = Adopt {
         incarnation,
         realms: realms(shared),
@@ -89,12 +128,12 @@ async fn adopt(shared: &Arc<Shared>, incarnation: IncarnationId, only: Option<Ve
             for held in attempts {
                 follow(shared, incarnation, held);
             }
-            count
+            Ok(count)
         }
-        Err(error) if error.kind() == ErrorKind::Fenced => 0,
+        Err(error) if error.kind() == ErrorKind::Fenced => Err(()),
         Err(error) => {
             tracing::warn!(error = %error.full(), "cannot adopt");
-            0
+            Err(())
         }
     }
 }
@@ -108,32 +147,4 @@ fn follow(shared: &Arc<Shared>, incarnation: IncarnationId, held: HeldAttempt) {
     tracing::info!(attempt = %held.id, epoch = held.epoch, state = %held.state, "adopted");
     let slot = engine.slots.take_adopted();
     attempt::spawn(shared, engine, incarnation, held, slot, attempt::Origin::Adopted);
-}
-
-/// The net below: what the store holds in our name and nobody follows is adopted, what it does not is let go (PROTOCOL H3).
-pub(crate) async fn reconcile(shared: &Arc<Shared>, incarnation: IncarnationId) {
-    let ours = shared.held.all(incarnation);
-    let theirs = match shared.store.held(incarnation).await {
-        Ok(theirs) => theirs,
-        Err(error) => return tracing::warn!(error = %error.full(), "cannot read what is held"),
-    };
-    let unknown: Vec<_> = theirs
-        .iter()
-        .filter(|(attempt, _)| !shared.held.contains(*attempt))
-        .map(|(attempt, _)| *attempt)
-        .collect();
-    if !unknown.is_empty() {
-        tracing::warn!(
-            count = unknown.len(),
-            "the store holds attempts in our name that nobody follows; adopting them"
-        );
-        adopt(shared, incarnation, Some(unknown)).await;
-    }
-    let theirs: HashSet<_> = theirs.into_iter().collect();
-    for (attempt, epoch) in ours {
-        if !theirs.contains(&(attempt, epoch)) {
-            // Finalised since the list was made, or not ours any more.
-            shared.held.let_go(attempt, epoch);
-        }
-    }
 }

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use robata_core::{
-    ErrorKind, IncarnationId, Result,
+    AttemptState, ErrorKind, IncarnationId, Payload, Result,
     attempt::{AttemptChange, HeldAttempt},
     executor::{Handle, Observation, Target, ThingState, thing_name},
     finish::{End, NeverRan, Outcome},
@@ -13,6 +13,7 @@ use crate::{
     engine::Engine,
     finalise, follow,
     held::Holding,
+    metrics::METRICS,
     shared::Shared,
     slots::Slot,
     start::{self, Started},
@@ -98,15 +99,26 @@ impl Drop for Forget {
 
 impl Attempt {
     async fn run(mut self, slot: Slot, origin: Origin) -> Result<(), LetGo> {
+        if origin == Origin::Adopted {
+            // Adoption makes nothing, and thousands may be followed: only what is to be prepared needs its payload.
+            self.held.payload = Payload::null();
+        }
         if !self.held.state.is_live() {
             // What has ended takes no slot.
             drop(slot);
             let handle = self.held.handle.clone();
+            if let (AttemptState::Lost, Some(handle)) = (self.held.state, &handle) {
+                // Its realm has returned, and it may have run on all the time: what is called lost must not (PROTOCOL H6).
+                finalise::stop(&self, handle).await?;
+            }
             return finalise::finalise(&self, handle.as_ref(), None).await;
         }
         let started = match origin {
             Origin::Claimed => start::start(&mut self, slot).await?,
-            Origin::Adopted => self.resume(slot).await?,
+            Origin::Adopted => {
+                METRICS.adopted(&self.engine.name);
+                self.resume(slot).await?
+            }
         };
         match started {
             Started::Runs(handle, slot) => {
@@ -125,6 +137,11 @@ impl Attempt {
 
     /// Goes on with an adopted attempt from wherever it is.
     async fn resume(&mut self, slot: Slot) -> Result<Started, LetGo> {
+        if let (Some(handle), Some(_)) = (&self.held.handle, self.held.started_at) {
+            // It ran: whatever became of it, following tells, and keeps its time limit though it cannot be looked at.
+            let handle = handle.clone();
+            return self.take_running(handle, slot).await;
+        }
         let target = match &self.held.handle {
             Some(handle) => Target::Handle(handle.clone()),
             None => Target::Name(self.name.clone()),
@@ -199,6 +216,7 @@ impl Attempt {
         let end = outcome.end;
         match self.shared.write(&self.holding, AttemptChange::Ended(outcome)).await {
             Ok(written) => {
+                METRICS.ended(&self.engine.name, written.state);
                 tracing::info!(attempt = %self.held.id, ?end, state = %written.state, job = %written.job, "ended");
                 Ok(())
             }

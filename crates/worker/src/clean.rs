@@ -32,12 +32,17 @@ pub(crate) async fn serve(shared: Arc<Shared>, engine: Arc<Engine>) {
             () = shared.stop.cancelled() => return,
             () = tokio::time::sleep(wait) => {}
             // Not at once: what is on its way may still come.
-            () = engine.left_behind.notified() => tokio::time::sleep(SOON.min(wait)).await,
+            () = engine.left_behind.notified() => tokio::select! {
+                () = shared.stop.cancelled() => return,
+                () = tokio::time::sleep(SOON.min(wait)) => {}
+            },
         }
     }
 }
 
 async fn clean(shared: &Shared, engine: &Engine) -> Result<()> {
+    // Ages are the engine's: what it stamps is read by its own clock, and an engine that does not tell it removes nothing.
+    let now = engine.executor.now().await?.unwrap_or_else(wall_time);
     let owned = engine.executor.owned().await?;
     let named: Vec<(Option<AttemptId>, Owned)> = owned
         .into_iter()
@@ -56,7 +61,7 @@ async fn clean(shared: &Shared, engine: &Engine) -> Result<()> {
         } else {
             Knowledge::Unknown
         };
-        let age = wall_time().since(thing.created_at);
+        let age = now.since(thing.created_at);
         let remove = match knowledge {
             Knowledge::Open => false,
             Knowledge::Finalised => true,

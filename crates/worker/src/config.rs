@@ -4,12 +4,16 @@ use std::{collections::BTreeMap, time::Duration};
 
 use robata_core::ExecutorName;
 
+use crate::queues::Queues;
+
 /// A worker's settings.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct WorkerConfig {
     /// The host's name, for people.
     pub host: String,
+    /// The queues it takes from.
+    pub queues: Queues,
     /// Attempts at once, by executor; default: 2 × cores.
     pub slots: BTreeMap<ExecutorName, u32>,
     /// Slots of an executor that `slots` does not name.
@@ -35,6 +39,7 @@ impl Default for WorkerConfig {
         let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
         Self {
             host: String::new(),
+            queues: Queues::All,
             slots: BTreeMap::new(),
             default_slots: u32::try_from(2 * cores).unwrap_or(u32::MAX),
             orphan_after: Duration::from_secs(24 * 3600),

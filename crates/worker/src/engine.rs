@@ -14,7 +14,7 @@ use std::{
 
 use futures::StreamExt;
 use robata_core::{
-    ExecutorName, Timestamp,
+    Error, ErrorKind, ExecutorName, Result, Timestamp,
     executor::{Event, Executor, Handle, RealmId, Target, ThingState},
 };
 use tokio::sync::{Notify, Semaphore, watch};
@@ -24,6 +24,8 @@ use crate::{backoff::Backoff, clock::wall_time, slots::Slots};
 
 /// Things looked at in one call.
 const BATCH: usize = 500;
+/// Looks at single things under way at once, where a look at many failed.
+const SINGLY: usize = 8;
 
 /// An executor of this worker.
 #[derive(Debug)]
@@ -39,6 +41,8 @@ pub(crate) struct Engine {
     realm: watch::Sender<Option<RealmId>>,
     watched: Mutex<Watched>,
     dirty: Notify,
+    /// Something waits apart.
+    apart: Notify,
     /// Something may have been left behind: the clean-up need not wait for its time.
     pub(crate) left_behind: Notify,
     /// Milliseconds by which the engine's clock is ahead of ours.
@@ -49,6 +53,18 @@ pub(crate) struct Engine {
 struct Watched {
     things: HashMap<Handle, watch::Sender<Option<ThingState>>>,
     dirty: HashSet<Handle>,
+    /// What could not be looked at alone either: it must not spoil the look at all others, and waits apart.
+    apart: HashSet<Handle>,
+}
+
+impl Watched {
+    fn take(from: &mut HashSet<Handle>) -> Vec<Handle> {
+        let batch: Vec<_> = from.iter().take(BATCH).cloned().collect();
+        for handle in &batch {
+            from.remove(handle);
+        }
+        batch
+    }
 }
 
 /// A subscription to one thing; ends with its value.
@@ -89,6 +105,7 @@ impl Drop for Watch {
             .is_some_and(|sender| sender.receiver_count() <= 1);
         if ours {
             watched.things.remove(&self.handle);
+            watched.apart.remove(&self.handle);
         }
     }
 }
@@ -109,6 +126,7 @@ impl Engine {
             realm: watch::Sender::new(None),
             watched: Mutex::default(),
             dirty: Notify::new(),
+            apart: Notify::new(),
             left_behind: Notify::new(),
             ahead_millis: AtomicI64::new(0),
             executor,
@@ -149,7 +167,8 @@ impl Engine {
     fn mark(&self, handles: impl IntoIterator<Item = Handle>) {
         let mut watched = self.watched();
         for handle in handles {
-            if watched.things.contains_key(&handle) {
+            // What waits apart is looked at again there.
+            if watched.things.contains_key(&handle) && !watched.apart.contains(&handle) {
                 watched.dirty.insert(handle);
             }
         }
@@ -158,7 +177,12 @@ impl Engine {
 
     fn mark_all(&self) {
         let mut watched = self.watched();
-        watched.dirty = watched.things.keys().cloned().collect();
+        let Watched { things, dirty, apart } = &mut *watched;
+        *dirty = things
+            .keys()
+            .filter(|handle| !apart.contains(*handle))
+            .cloned()
+            .collect();
         self.dirty.notify_one();
     }
 
@@ -166,14 +190,20 @@ impl Engine {
     pub(crate) async fn run(self: Arc<Self>, sweep_every: Duration, stop: CancellationToken) {
         tokio::select! {
             () = stop.cancelled() => {}
-            () = async { tokio::join!(self.find_realm(), self.listen(), self.look(), self.sweep(sweep_every)); } => {}
+            () = async {
+                tokio::join!(self.find_realm(), self.listen(), self.look(), self.look_apart(), self.sweep(sweep_every));
+            } => {}
         }
+    }
+
+    /// The engine's present, as far as its clock is known.
+    pub(crate) fn now(&self) -> Timestamp {
+        Timestamp::from_millis(wall_time().as_millis() + self.ahead_millis.load(Ordering::Relaxed))
     }
 
     /// How long something has run that the engine started at this time of its own clock.
     pub(crate) fn ran_since(&self, started_at: Timestamp) -> Duration {
-        let ahead = self.ahead_millis.load(Ordering::Relaxed);
-        Timestamp::from_millis(wall_time().as_millis() + ahead).since(started_at)
+        self.now().since(started_at)
     }
 
     async fn read_clock(&self) {
@@ -227,33 +257,100 @@ impl Engine {
     async fn look(&self) {
         let mut backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(5));
         loop {
-            let batch: Vec<Handle> = {
-                let mut watched = self.watched();
-                let batch: Vec<_> = watched.dirty.iter().take(BATCH).cloned().collect();
-                for handle in &batch {
-                    watched.dirty.remove(handle);
-                }
-                batch
-            };
+            let batch = Watched::take(&mut self.watched().dirty);
             if batch.is_empty() {
                 self.dirty.notified().await;
                 continue;
             }
-            let targets: Vec<_> = batch.iter().cloned().map(Target::Handle).collect();
-            match self.executor.observe(&targets).await {
-                Ok(observations) => {
-                    backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(5));
-                    let watched = self.watched();
-                    for (handle, observation) in batch.iter().zip(observations) {
-                        if let Some(sender) = watched.things.get(handle) {
-                            sender.send_replace(Some(observation.state));
+            match self.see(&batch).await {
+                Ok(()) => backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(5)),
+                // One of them may be all that is wrong.
+                Err(error) => {
+                    tracing::warn!(executor = %self.name, things = batch.len(), error = %error.full(), "cannot look at what runs");
+                    match <[Handle; 1]>::try_from(batch) {
+                        Ok([alone]) => self.set_apart(alone),
+                        Err(batch) => {
+                            if !self.see_singly(batch).await {
+                                backoff.wait().await;
+                            }
                         }
                     }
                 }
-                Err(error) => {
-                    tracing::warn!(executor = %self.name, error = %error.full(), "cannot look at what runs");
-                    self.mark(batch);
-                    backoff.wait().await;
+            }
+        }
+    }
+
+    /// Looks at things and tells who watches them; all of it fails, or nothing.
+    async fn see(&self, batch: &[Handle]) -> Result<()> {
+        let targets: Vec<_> = batch.iter().cloned().map(Target::Handle).collect();
+        let observations = self.executor.observe(&targets).await?;
+        if observations.len() != batch.len() {
+            let words = format!("{} answers for {} things", observations.len(), batch.len());
+            return Err(Error::new(ErrorKind::Internal, "engine.observe", words));
+        }
+        let mut watched = self.watched();
+        for (handle, observation) in batch.iter().zip(observations) {
+            watched.apart.remove(handle);
+            if let Some(sender) = watched.things.get(handle) {
+                sender.send_replace(Some(observation.state));
+            }
+        }
+        Ok(())
+    }
+
+    /// Looks at each thing by itself; those that fail wait apart. `false` where nothing could be seen: then it is the
+    /// engine that does not answer, and the rest is left for later.
+    async fn see_singly(&self, batch: Vec<Handle>) -> bool {
+        let mut any = false;
+        let mut rest = batch.into_iter();
+        loop {
+            let some: Vec<_> = rest.by_ref().take(SINGLY).collect();
+            if some.is_empty() {
+                return any;
+            }
+            let looks = some.iter().map(|handle| self.see(std::slice::from_ref(handle)));
+            let seen = futures::future::join_all(looks).await;
+            let (count, mut failed) = (some.len(), 0);
+            for (handle, seen) in some.into_iter().zip(seen) {
+                let Err(error) = seen else { continue };
+                failed += 1;
+                tracing::warn!(executor = %self.name, %handle, error = %error.full(), "cannot look at it alone either");
+                self.set_apart(handle);
+            }
+            if failed == count {
+                self.mark(rest);
+                return any;
+            }
+            any = true;
+        }
+    }
+
+    fn set_apart(&self, handle: Handle) {
+        let mut watched = self.watched();
+        if watched.things.contains_key(&handle) {
+            watched.apart.insert(handle);
+            self.apart.notify_one();
+        }
+    }
+
+    /// Looks again at what could not be seen, at a pace of its own.
+    async fn look_apart(&self) {
+        let mut backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(5));
+        loop {
+            // They stay where they are until they are seen: a panic in between forgets none.
+            let apart: Vec<_> = self.watched().apart.iter().cloned().collect();
+            if apart.is_empty() {
+                backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(5));
+                self.apart.notified().await;
+                continue;
+            }
+            backoff.wait().await;
+            for some in apart.chunks(SINGLY) {
+                let looks = some.iter().map(|handle| self.see(std::slice::from_ref(handle)));
+                for (handle, seen) in some.iter().zip(futures::future::join_all(looks).await) {
+                    if let Err(error) = seen {
+                        tracing::debug!(executor = %self.name, %handle, error = %error.full(), "still cannot look at it");
+                    }
                 }
             }
         }

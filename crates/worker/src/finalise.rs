@@ -13,7 +13,7 @@ use tokio::time::Instant;
 use crate::{
     attempt::{Attempt, LetGo},
     backoff::Backoff,
-    pump::{self, Pump, Read},
+    pump::{self, LOG_LIMIT, Pump, Read},
 };
 
 /// Finalises an attempt that has ended.
@@ -54,6 +54,25 @@ pub(crate) async fn finalise(attempt: &Attempt, handle: Option<&Handle>, pump: O
     }
 }
 
+/// Stops what may run on though its attempt is over, and comes back once nothing of it is left.
+pub(crate) async fn stop(attempt: &Attempt, handle: &Handle) -> Result<(), LetGo> {
+    let grace = attempt.held.request.definition.grace_period;
+    let mut backoff = Backoff::new(Duration::from_millis(200), Duration::from_secs(10));
+    loop {
+        // Under a lease only (PROTOCOL H2).
+        if attempt.shared.lease.wait_valid().await.incarnation != attempt.holding.incarnation {
+            return Err(LetGo);
+        }
+        match attempt.engine.executor.stop(handle, grace).await {
+            Ok(()) => return Ok(()),
+            Err(error) => {
+                tracing::warn!(attempt = %attempt.held.id, error = %error.full(), "cannot stop what was lost yet")
+            }
+        }
+        backoff.wait().await;
+    }
+}
+
 /// The seal of a holder before us, which went away before it could record that: what it read may be gone by now.
 async fn sealed_before(attempt: &Attempt) -> Option<LogSummary> {
     if attempt.holding.epoch == 1 {
@@ -87,6 +106,10 @@ fn empty() -> LogSummary {
 }
 
 async fn seal(attempt: &Attempt, read: Read) -> LogSummary {
+    let reach = match &read {
+        Read::Limited(reach) => Some(*reach),
+        _ => None,
+    };
     let summary = match read {
         Read::Whole(0) if attempt.holding.wishes.borrow().followed_until.is_none() => return empty(),
         Read::Whole(bytes) => LogSummary {
@@ -99,6 +122,11 @@ async fn seal(attempt: &Attempt, read: Read) -> LogSummary {
             reason: Some(reason),
             bytes: 0,
         },
+        Read::Limited(_) => LogSummary {
+            state: LogState::Incomplete,
+            reason: Some(LOG_LIMIT.to_owned()),
+            bytes: 0,
+        },
     };
     let until = Instant::now() + attempt.shared.config.logs_patience;
     let mut backoff = Backoff::new(Duration::from_millis(200), Duration::from_secs(10));
@@ -107,6 +135,7 @@ async fn seal(attempt: &Attempt, read: Read) -> LogSummary {
             attempt: attempt.held.id,
             epoch: attempt.holding.epoch,
             summary: summary.clone(),
+            reach,
         };
         // A log store that hangs is one that fails.
         let sealed = tokio::time::timeout_at(until, attempt.shared.logs.seal(seal)).await;

@@ -124,6 +124,24 @@ impl HeldMap {
         self.changed.notify_waiters();
     }
 
+    /// Has those who wait look again.
+    pub(crate) fn wake(&self) {
+        self.changed.notify_waiters();
+    }
+
+    /// Waits until nothing is held, and this, too.
+    pub(crate) async fn empty(&self, and: impl Fn() -> bool) {
+        loop {
+            let changed = self.changed.notified();
+            tokio::pin!(changed);
+            changed.as_mut().enable();
+            if self.lock().is_empty() && and() {
+                return;
+            }
+            changed.await;
+        }
+    }
+
     /// Waits until everything held only runs.
     pub(crate) async fn resting(&self) {
         loop {

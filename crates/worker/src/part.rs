@@ -1,30 +1,29 @@
 //! A loop of the worker that begins again where it panicked: one bad answer must not leave a worker that looks alive
 //! and is deaf.
 
-use std::{panic::AssertUnwindSafe, time::Duration};
+use std::{ops::ControlFlow, time::Duration};
 
-use futures::FutureExt;
+use robata_core::part;
 use tokio_util::sync::CancellationToken;
-
-use crate::backoff::Backoff;
 
 /// Runs what `make` makes until it returns by itself, or until told to stop after a panic.
 pub(crate) async fn keep_going<F: Future<Output = ()>>(
     name: &'static str,
     stop: CancellationToken,
-    mut make: impl FnMut() -> F,
+    make: impl FnMut() -> F,
 ) {
-    let mut backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(10));
-    loop {
-        if AssertUnwindSafe(make()).catch_unwind().await.is_ok() {
-            return;
+    let mut backoff = part::Backoff::new(Duration::from_millis(100), Duration::from_secs(10));
+    let rest = |words: String| {
+        tracing::error!(name, panic = words, "a part of the worker panicked; it begins again");
+        let (rest, stop) = (backoff.next(), stop.clone());
+        async move {
+            tokio::select! {
+                () = stop.cancelled() => ControlFlow::Break(()),
+                () = tokio::time::sleep(rest) => ControlFlow::Continue(()),
+            }
         }
-        tracing::error!(name, "a part of the worker panicked; it begins again");
-        tokio::select! {
-            () = stop.cancelled() => return,
-            () = backoff.wait() => {}
-        }
-    }
+    };
+    part::keep_going(make, rest).await;
 }
 
 #[cfg(test)]

@@ -5,7 +5,7 @@
 use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
-use futures::StreamExt;
+use futures::{StreamExt, stream::BoxStream};
 use robata_core::{
     AttemptId, Epoch, Error, ErrorKind,
     executor::{Handle, Output, Position, ReadOutput, Stream},
@@ -31,7 +31,12 @@ pub(crate) enum Read {
     Whole(u64),
     /// Something is missing, for this reason.
     Incomplete(String),
+    /// More was printed than is to be kept: where both streams really ended.
+    Limited([u64; 2]),
 }
+
+/// The reason of a log that is incomplete because more was printed than is to be kept.
+pub(crate) const LOG_LIMIT: &str = "log_limit";
 
 /// The task that reads one attempt's output; aborted when dropped.
 #[derive(Debug)]
@@ -61,6 +66,12 @@ pub(crate) fn spawn(attempt: &Attempt, handle: &Handle) -> Pump {
         epoch: attempt.holding.epoch,
         handle: handle.clone(),
         wishes: attempt.holding.wishes.clone(),
+        limit: attempt
+            .held
+            .request
+            .definition
+            .log_limit
+            .map_or(u64::MAX, |limit| limit.bytes),
     };
     Pump(attempt.shared.tasks.spawn(reader.run()))
 }
@@ -72,6 +83,8 @@ struct Reader {
     epoch: Epoch,
     handle: Handle,
     wishes: watch::Receiver<Wishes>,
+    /// Bytes to keep of both streams.
+    limit: u64,
 }
 
 /// A place from which all that comes after is still to be kept: the engine's position, and each stream's offset there.
@@ -116,7 +129,8 @@ impl Reader {
         let mut backoff = Backoff::new(Duration::from_millis(200), Duration::from_secs(10));
         loop {
             match self.read(&mut mark).await {
-                Ok(()) => return Read::Whole(mark.offsets[0] + mark.offsets[1]),
+                Ok(None) => return Read::Whole(mark.offsets[0] + mark.offsets[1]),
+                Ok(Some(reach)) => return Read::Limited(reach),
                 Err(error) if error.kind() == ErrorKind::Unavailable => {
                     tracing::warn!(attempt = %self.attempt, error = %error.full(), "the output cannot be read or kept now");
                     backoff.wait().await;
@@ -139,8 +153,9 @@ impl Reader {
         }
     }
 
-    /// Reads from `mark` to the end; `mark` moves with what is kept.
-    async fn read(&self, mark: &mut Mark) -> Result<(), Error> {
+    /// Reads from `mark` to the end; `mark` moves with what is kept. Answers where both streams ended if that is beyond the
+    /// limit.
+    async fn read(&self, mark: &mut Mark) -> Result<Option<[u64; 2]>, Error> {
         let request = ReadOutput {
             handle: self.handle.clone(),
             from: mark.engine.clone(),
@@ -157,6 +172,11 @@ impl Reader {
             tokio::select! {
                 piece = output.next() => match piece {
                     Some(Ok(piece)) => {
+                        let room = self.limit.saturating_sub(next.offsets[0] + next.offsets[1]);
+                        if piece.data.len() as u64 > room {
+                            self.flush(&mut buffer, mark, &next).await?;
+                            return self.beyond(mark, piece, room, &mut output).await.map(Some);
+                        }
                         first_at.get_or_insert_with(Instant::now);
                         buffer.take(&mut next, piece);
                         if buffer.bytes >= CHUNK_BYTES {
@@ -169,7 +189,7 @@ impl Reader {
                         self.flush(&mut buffer, mark, &next).await?;
                         return Err(error);
                     }
-                    None => return self.flush(&mut buffer, mark, &next).await,
+                    None => return self.flush(&mut buffer, mark, &next).await.map(|()| None),
                 },
                 () = sleep_until(first_at.map(|at| at + patience)) => {
                     self.flush(&mut buffer, mark, &next).await?;
@@ -179,6 +199,35 @@ impl Reader {
                 Ok(()) = wishes.changed() => {}
             }
         }
+    }
+
+    /// Keeps what there is room for, and reads the rest only to count it: nobody who prints is held up.
+    async fn beyond(
+        &self,
+        mark: &Mark,
+        piece: Output,
+        room: u64,
+        output: &mut BoxStream<'static, Result<Output, Error>>,
+    ) -> Result<[u64; 2], Error> {
+        tracing::info!(attempt = %self.attempt, limit = self.limit, "it has printed more than is kept");
+        let mut reach = mark.offsets;
+        reach[index(piece.stream)] += piece.data.len() as u64;
+        let kept = usize::try_from(room).unwrap_or(usize::MAX).min(piece.data.len());
+        let mut buffer = Buffer::default();
+        buffer.take(
+            &mut mark.clone(),
+            Output {
+                data: piece.data.slice(..kept),
+                ..piece
+            },
+        );
+        // The mark stays before this piece: whoever goes on from here reads it, and what follows, again.
+        self.flush(&mut buffer, &mut mark.clone(), mark).await?;
+        while let Some(piece) = output.next().await {
+            let piece = piece?;
+            reach[index(piece.stream)] += piece.data.len() as u64;
+        }
+        Ok(reach)
     }
 
     /// Keeps what was read. The last chunk alone carries the new position: before it is kept, not all of both streams is.
@@ -219,10 +268,7 @@ fn unavailable(error: Error) -> Error {
 
 impl Buffer {
     fn take(&mut self, next: &mut Mark, output: Output) {
-        let at = match output.stream {
-            Stream::Stdout => 0,
-            Stream::Stderr => 1,
-        };
+        let at = index(output.stream);
         let mut data: Bytes = output.data;
         self.bytes += data.len();
         // One piece is at most one chunk.
@@ -239,6 +285,10 @@ impl Buffer {
         }
         next.engine = output.position;
     }
+}
+
+fn index(stream: Stream) -> usize {
+    usize::from(stream == Stream::Stderr)
 }
 
 fn followed(wishes: &watch::Receiver<Wishes>) -> bool {

@@ -1,67 +1,82 @@
 //! From lines to attempts: receive, claim, acknowledge (PROTOCOL O5, O6). One loop per executor, for its own free slots.
 
-use std::{collections::BTreeSet, sync::Arc, time::Duration};
+use std::{collections::BTreeSet, panic::AssertUnwindSafe, sync::Arc, time::Duration};
 
-use futures::StreamExt;
+use futures::{FutureExt, StreamExt};
 use robata_core::{
     ClaimId, ErrorKind, Result,
     attempt::{Claim, Claimed, HeldAttempt},
-    job::{Line, Reference},
+    job::Line,
+    part::words,
     queue::{Delivery, Receive},
     store::Hint,
 };
 
-use crate::{attempt, backoff::Backoff, engine::Engine, lease::Lease, shared::Shared, slots::Slot};
+use crate::{
+    attempt, backoff::Backoff, engine::Engine, lease::Lease, metrics::METRICS, queues::Queues, shared::Shared,
+    slots::Slot, unreadable,
+};
 
 /// A receive waits at most so long, so that lines that came by no hint are found, too.
 const WAIT: Duration = Duration::from_secs(5);
+/// While a queue is paused: that it was resumed is seen this soon, without a hint, too.
+const WAIT_PAUSED: Duration = Duration::from_secs(1);
 /// References claimed in one transaction.
 const MAX_CLAIM: usize = 100;
 
-/// Serves one executor until told to stop.
+/// Serves one executor until told to take nothing more.
 pub(crate) async fn serve(shared: Arc<Shared>, engine: Arc<Engine>) {
+    let queues = &shared.config.queues;
     let mut hints = shared.store.hints();
-    let mut lines = BTreeSet::new();
+    let mut known = BTreeSet::new();
     let mut backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(5));
     loop {
         let lease = tokio::select! {
-            () = shared.stop.cancelled() => return,
+            () = shared.drain.cancelled() => return,
             lease = shared.lease.wait_valid() => lease,
         };
         tokio::select! {
-            () = shared.stop.cancelled() => return,
+            () = shared.drain.cancelled() => return,
             () = engine.slots.wait_free() => {}
         }
-        match shared.store.lines().await {
-            Ok(records) => lines.extend(
-                records
-                    .into_iter()
-                    .map(|record| record.line)
-                    .filter(|line| line.executor == engine.name),
-            ),
-            Err(error) => {
-                tracing::warn!(error = %error.full(), "cannot read the lines");
-                backoff.wait().await;
-                continue;
-            }
-        }
+        let asked = async { tokio::try_join!(shared.store.lines(), shared.store.paused()) };
+        let (records, paused) = tokio::select! {
+            () = shared.drain.cancelled() => return,
+            asked = asked => match asked {
+                Ok(asked) => asked,
+                Err(error) => {
+                    tracing::warn!(error = %error.full(), "cannot read the lines");
+                    backoff.wait().await;
+                    continue;
+                }
+            },
+        };
+        let ours = |line: &Line| line.executor == engine.name && queues.takes(&line.queue);
+        known.extend(records.into_iter().map(|record| record.line).filter(ours));
+        // A claim would refuse what is paused in any case: this spares the way there.
+        let mut lines = known.clone();
+        lines.retain(|line| !paused.contains_key(&line.queue));
+        let wait = if lines.len() < known.len() { WAIT_PAUSED } else { WAIT };
+        let max = engine.slots.free().clamp(1, MAX_CLAIM);
         let received = tokio::select! {
-            () = shared.stop.cancelled() => return,
-            // Dropping a receive loses nothing; a line that is new is received from at once.
-            line = new_line(&mut hints, &lines, &engine) => { lines.insert(line); continue }
-            received = receive(&shared, &lines, engine.slots.free().clamp(1, MAX_CLAIM)) => received,
+            () = shared.drain.cancelled() => return,
+            // Dropping a receive loses nothing; a line that is new, or was resumed, is received from at once.
+            line = new_line(&mut hints, &lines, &engine, queues) => { known.insert(line); continue }
+            received = receive(&shared, queues, &lines, max, wait) => received,
         };
         match received {
             Ok(deliveries) if deliveries.is_empty() => {}
             Ok(deliveries) => {
-                if take(&shared, &engine, lease, deliveries).await.is_ok() {
+                if take_or_give_back(&shared, &engine, lease, deliveries).await.is_ok() {
                     backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(5));
                 } else {
+                    METRICS.receive_error(&engine.name);
                     // Received again at once it would be claimed, and refused, in a circle.
                     backoff.wait().await;
                 }
             }
             Err(error) => {
+                METRICS.receive_error(&engine.name);
                 tracing::warn!(error = %error.full(), "cannot receive");
                 backoff.wait().await;
             }
@@ -69,30 +84,77 @@ pub(crate) async fn serve(shared: Arc<Shared>, engine: Arc<Engine>) {
     }
 }
 
-async fn receive(shared: &Shared, lines: &BTreeSet<Line>, max: usize) -> Result<Vec<Delivery>> {
+async fn receive(
+    shared: &Shared,
+    queues: &Queues,
+    lines: &BTreeSet<Line>,
+    max: usize,
+    wait: Duration,
+) -> Result<Vec<Delivery>> {
     if lines.is_empty() {
-        tokio::time::sleep(WAIT).await;
+        tokio::time::sleep(wait).await;
         return Ok(Vec::new());
     }
-    let lines = lines.iter().map(|line| (line.clone(), 1)).collect();
-    shared.queue.receive(Receive { lines, max, wait: WAIT }).await
+    let request = |lines, max, wait| Receive { lines, max, wait };
+    let all = queues.weighted(lines);
+    let Some(order) = queues.in_order(lines) else {
+        return shared.queue.receive(request(all, max, wait)).await;
+    };
+    for line in order {
+        let received = shared
+            .queue
+            .receive(request(vec![(line, 1)], max, Duration::ZERO))
+            .await?;
+        if !received.is_empty() {
+            return Ok(received);
+        }
+    }
+    // All were empty: whichever has something first. Only one, so that the next look goes by the order again.
+    shared.queue.receive(request(all, 1, wait)).await
 }
 
-/// Waits for a hint of a line that is not known yet.
+/// Waits for a hint of a line that is not received from.
 async fn new_line(
     hints: &mut (impl futures::Stream<Item = Hint> + Unpin),
     lines: &BTreeSet<Line>,
     engine: &Engine,
+    queues: &Queues,
 ) -> Line {
     while let Some(hint) = hints.next().await {
         if let Hint::Line(line) = hint
             && line.executor == engine.name
+            && queues.takes(&line.queue)
             && !lines.contains(&line)
         {
             return line;
         }
     }
     std::future::pending().await
+}
+
+/// The same, whatever panics on the way: what was received must not stay with a worker that has forgotten it.
+async fn take_or_give_back(
+    shared: &Arc<Shared>,
+    engine: &Arc<Engine>,
+    lease: Lease,
+    deliveries: Vec<Delivery>,
+) -> Result<(), ()> {
+    let received = deliveries.clone();
+    match AssertUnwindSafe(take(shared, engine, lease, deliveries))
+        .catch_unwind()
+        .await
+    {
+        Ok(taken) => taken,
+        Err(panic) => {
+            tracing::error!(
+                panic = words(&*panic),
+                "claiming panicked; what was received is given back"
+            );
+            // What was claimed all the same is found by the net below, and its reference loses its next race.
+            shared.give_back(received).await;
+            Err(())
+        }
+    }
 }
 
 /// Claims what was received; `Err` where the claim failed, after the messages were given back.
@@ -111,36 +173,31 @@ async fn take(
     }
     // A start that waited may have taken a slot again meanwhile.
     let excess = deliveries.split_off(slots.len());
-    give_back(shared, excess).await;
-    let (good, malformed): (Vec<_>, Vec<_>) = deliveries
-        .into_iter()
-        .partition(|delivery| Reference::decode(&delivery.message.body).is_some());
-    for delivery in &malformed {
-        tracing::error!(line = %delivery.line, bytes = delivery.message.body.len(), "dropped a malformed reference; its job goes out again");
-    }
-    acknowledge(shared, &malformed).await;
+    shared.give_back(excess).await;
+    let (good, references) = unreadable::sort(shared, deliveries).await;
     if good.is_empty() {
         return Ok(());
     }
-    let references = good
-        .iter()
-        .filter_map(|delivery| Some((delivery.line.clone(), Reference::decode(&delivery.message.body)?)));
     let claim = Claim {
         claim: ClaimId::new(),
         incarnation: lease.incarnation,
-        references: references.collect(),
+        references,
     };
+    // Until its attempts are followed: the net below must not take them for lost.
+    let in_flight = shared.in_flight.claim(&claim);
     let Ok(held) = claim_until_known(shared, claim).await else {
-        give_back(shared, good).await;
+        shared.give_back(good).await;
         return Err(());
     };
     let mut slots = slots.into_iter();
+    METRICS.claims(&engine.name, held.len(), good.len().saturating_sub(held.len()));
     for attempt in held {
         let slot = slots.next().unwrap_or_else(|| engine.slots.take_adopted());
         start(shared, engine, lease, attempt, slot);
     }
+    drop(in_flight);
     // Claims are in the store: the broker need not remember them any more.
-    acknowledge(shared, &good).await;
+    shared.acknowledge(&good).await;
     Ok(())
 }
 
@@ -175,25 +232,5 @@ async fn claim_until_known(shared: &Shared, claim: Claim) -> Result<Vec<HeldAtte
             Err(error) => tracing::warn!(error = %error.full(), "cannot fetch a claim"),
         }
         backoff.wait().await;
-    }
-}
-
-async fn acknowledge(shared: &Shared, deliveries: &[Delivery]) {
-    if deliveries.is_empty() {
-        return;
-    }
-    // Delivered again, a claimed reference loses its race and is dropped.
-    if let Err(error) = shared.queue.acknowledge(deliveries).await {
-        tracing::warn!(error = %error.full(), "cannot acknowledge");
-    }
-}
-
-async fn give_back(shared: &Shared, deliveries: Vec<Delivery>) {
-    if deliveries.is_empty() {
-        return;
-    }
-    // A reference that is lost here goes out again from the store (PROTOCOL O3).
-    if let Err(error) = shared.queue.give_back(deliveries).await {
-        tracing::warn!(error = %error.full(), "cannot give back");
     }
 }

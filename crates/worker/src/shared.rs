@@ -1,15 +1,19 @@
 //! What all parts of a worker share.
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
 
 use robata_core::{
-    Error, ErrorKind, ExecutorName, Result,
+    AttemptId, Error, ErrorKind, ExecutorName, Result,
     attempt::{AttemptChange, AttemptWrite, Written},
     log_store::LogStore,
-    queue::Queue,
+    queue::{Delivery, Queue},
     store::Store,
 };
-use tokio::sync::{Notify, watch};
+use tokio::sync::{Notify, Semaphore, watch};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
@@ -18,7 +22,9 @@ use crate::{
     engine::Engine,
     held::{HeldMap, Holding},
     lease::LeaseKeeper,
+    net::InFlight,
     recorder::Recorder,
+    unreadable::RESTING,
 };
 
 /// A worker's parts.
@@ -31,13 +37,21 @@ pub(crate) struct Shared {
     pub(crate) config: WorkerConfig,
     pub(crate) lease: LeaseKeeper,
     pub(crate) held: HeldMap,
+    /// Claims and adoptions whose answers are not held yet.
+    pub(crate) in_flight: InFlight,
     pub(crate) recorder: Recorder,
     /// Wakes the adoption loop.
     pub(crate) orphans: Notify,
     /// The tasks of attempts; they end when their attempt is finalised or let go.
     pub(crate) tasks: TaskTracker,
-    /// Told to stop: take nothing new.
+    /// Told to stop: leave what runs.
     pub(crate) stop: CancellationToken,
+    /// Told to take nothing new; cancelled with `stop`, too.
+    pub(crate) drain: CancellationToken,
+    /// What a draining worker held under a lease that ended: of all there is to adopt it takes only this back.
+    pub(crate) own: Mutex<Vec<AttemptId>>,
+    /// Places for batches that are given back later.
+    pub(crate) resting: Arc<Semaphore>,
     /// Stopping has taken long enough: attempts' tasks are dropped where they stand.
     pub(crate) leave: CancellationToken,
     realms: watch::Sender<()>,
@@ -61,12 +75,41 @@ impl Shared {
             config,
             lease: LeaseKeeper::new(),
             held: HeldMap::default(),
+            in_flight: InFlight::default(),
             recorder,
             orphans: Notify::new(),
             tasks: TaskTracker::new(),
             stop,
+            drain: CancellationToken::new(),
+            own: Mutex::default(),
+            resting: Arc::new(Semaphore::new(RESTING)),
             leave: CancellationToken::new(),
             realms: watch::Sender::new(()),
+        }
+    }
+
+    /// What is to be taken back; nothing awaits while it is held.
+    pub(crate) fn own(&self) -> MutexGuard<'_, Vec<AttemptId>> {
+        self.own.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) async fn acknowledge(&self, deliveries: &[Delivery]) {
+        if deliveries.is_empty() {
+            return;
+        }
+        // Delivered again, a claimed reference loses its race and is dropped.
+        if let Err(error) = self.queue.acknowledge(deliveries).await {
+            tracing::warn!(error = %error.full(), "cannot acknowledge");
+        }
+    }
+
+    pub(crate) async fn give_back(&self, deliveries: Vec<Delivery>) {
+        if deliveries.is_empty() {
+            return;
+        }
+        // A reference that is lost here goes out again from the store (PROTOCOL O3).
+        if let Err(error) = self.queue.give_back(deliveries).await {
+            tracing::warn!(error = %error.full(), "cannot give back");
         }
     }
 

@@ -3,8 +3,9 @@
 use std::{collections::BTreeMap, time::Duration};
 
 use robata_core::{
-    Error, ErrorKind, WaitingReason,
+    Error, ErrorKind, Payload, WaitingReason,
     attempt::AttemptChange,
+    definition::document::check_env_name,
     executor::{Handle, Prepare, Prepared, Progress, Spec, Target, ThingState, label},
     finish::{End, NeverRan, Outcome},
     request::MAX_PAYLOAD_ENV_BYTES,
@@ -14,6 +15,8 @@ use tokio::{sync::mpsc, time::Instant};
 use crate::{
     attempt::{Attempt, LetGo, never_set_going},
     backoff::Backoff,
+    clock::ahead,
+    metrics::METRICS,
     slots::Slot,
 };
 
@@ -43,8 +46,8 @@ impl Deadlines {
         // All stamps are the store's; only their differences are used.
         let waited = held.now.since(held.first_claimed_at);
         Self {
-            start_within: Instant::now() + held.request.start_within.saturating_sub(waited),
-            expires: held.request.expires_at.map(|at| Instant::now() + at.since(held.now)),
+            start_within: ahead(held.request.start_within.saturating_sub(waited)),
+            expires: held.request.expires_at.map(|at| ahead(at.since(held.now))),
         }
     }
 
@@ -78,12 +81,18 @@ enum Place {
 
 /// Starts a claimed attempt.
 pub(crate) async fn start(attempt: &mut Attempt, slot: Slot) -> Result<Started, LetGo> {
+    let claimed = Instant::now();
     let deadlines = Deadlines::of(attempt);
     let mut place = Place::Slot(slot);
+    if let Some(outcome) = unsupported(attempt) {
+        return Ok(Started::Never(None, outcome));
+    }
     let prepared = match prepare(attempt, &deadlines, &mut place).await? {
         Ok(prepared) => prepared,
         Err(never) => return Ok(never),
     };
+    // The engine has it now; thousands of attempts may be followed at once.
+    attempt.held.payload = Payload::null();
     let handle = prepared.handle.clone();
     if record_prepared(attempt, &handle, prepared.image_digest).await? {
         attempt.shared.held.cancel(attempt.held.id);
@@ -118,9 +127,29 @@ pub(crate) async fn start(attempt: &mut Attempt, slot: Slot) -> Result<Started, 
     let sent = attempt.engine.executor.start(&handle).await;
     drop(permit);
     match sent {
-        Ok(()) => Ok(Started::Runs(handle, slot)),
+        Ok(()) => {
+            METRICS.started(&attempt.engine.name, claimed.elapsed());
+            Ok(Started::Runs(handle, slot))
+        }
         Err(error) => after_failed_start(attempt, handle, slot, error).await,
     }
+}
+
+/// What its definition asks for and this release does not do: refused, never left out in silence.
+fn unsupported(attempt: &Attempt) -> Option<Outcome> {
+    let names: Vec<_> = attempt
+        .held
+        .request
+        .definition
+        .secrets
+        .keys()
+        .map(String::as_str)
+        .collect();
+    if names.is_empty() {
+        return None;
+    }
+    let words = format!("secrets are not supported yet: {}", names.join(", "));
+    Some(Outcome::new(End::NeverRan(NeverRan::StartRefused)).with_message(words))
 }
 
 /// Removes what was prepared and is not to be started any more.
@@ -242,11 +271,12 @@ async fn prepare(
             Err(error) => error,
         };
         let why = match error.kind() {
-            ErrorKind::Unavailable => Err(WaitingReason::EngineUnreachable),
             ErrorKind::NoCapacity => Err(WaitingReason::NoCapacity),
             ErrorKind::ImagePull => Ok(NeverRan::ImagePull),
             ErrorKind::StillRuns => return taken_name(attempt).await,
-            _ => Ok(NeverRan::StartRefused),
+            ErrorKind::StartRefused | ErrorKind::Invalid | ErrorKind::Unsupported => Ok(NeverRan::StartRefused),
+            // Whatever else it is, it is not the job's fault: it waits, bounded by `start_within`.
+            _ => Err(WaitingReason::EngineUnreachable),
         };
         match why {
             Ok(never) => {
@@ -368,6 +398,8 @@ fn request(attempt: &Attempt, progress: mpsc::UnboundedSender<String>) -> Prepar
                 .payload_env
                 .names()
                 .into_iter()
+                // A definition of an earlier release may name what is ours: the fencing token is never overridden.
+                .filter(|name| name == "ROBATA_PAYLOAD" || check_env_name(name).is_ok())
                 .map(|name| (name, text.to_owned())),
         );
     }

@@ -10,11 +10,12 @@ use crate::{
     adopt, clean,
     config::WorkerConfig,
     engine::Engine,
-    lease,
+    lease, metrics,
     part::keep_going,
     receive,
     recorder::{self, Recorder},
     shared::Shared,
+    status::StatusReader,
 };
 
 /// Takes jobs from lines, starts their attempts and follows them to their end.
@@ -25,6 +26,8 @@ pub struct Worker {
     logs: Arc<dyn LogStore>,
     executors: BTreeMap<ExecutorName, Arc<dyn Executor>>,
     config: WorkerConfig,
+    drain: CancellationToken,
+    status: StatusReader,
 }
 
 /// What a worker left behind when it stopped.
@@ -32,6 +35,8 @@ pub struct Worker {
 pub struct Left {
     /// Attempts that the next worker adopts.
     pub attempts: usize,
+    /// It was asked to drain, and all that it held has ended and is finalised.
+    pub drained: bool,
 }
 
 impl Worker {
@@ -50,11 +55,26 @@ impl Worker {
             logs,
             executors,
             config,
+            drain: CancellationToken::new(),
+            status: StatusReader::default(),
         }
     }
 
-    /// Works until told to stop. Then it takes nothing new, leaves running what runs, and ends its lease, so that the
-    /// next worker adopts at once.
+    /// What has this worker drain when it is cancelled: it takes nothing new, follows what it holds to its end, and then
+    /// [`Worker::run`] returns by itself. The worker cancels it when the store asks it to drain.
+    #[must_use]
+    pub fn drain_token(&self) -> CancellationToken {
+        self.drain.clone()
+    }
+
+    /// Tells how it stands, from anywhere, while it runs.
+    #[must_use]
+    pub fn status(&self) -> StatusReader {
+        self.status.clone()
+    }
+
+    /// Works until told to stop, or until it has drained. Told to stop it takes nothing new, leaves running what runs, also
+    /// where it was draining, and ends its lease, so that the next worker adopts at once.
     pub async fn run(self, stop: CancellationToken) -> Left {
         let (recorder, items) = Recorder::new();
         let engines = self.executors.into_iter().map(|(name, executor)| {
@@ -67,8 +87,10 @@ impl Worker {
             (name.clone(), Arc::new(Engine::new(name, executor, slots as usize)))
         });
         let engines: BTreeMap<_, _> = engines.collect();
+        // Its own, so that it can end by itself once it has drained.
+        let stop = stop.child_token();
         let store = Arc::clone(&self.store);
-        let shared = Shared::new(
+        let mut shared = Shared::new(
             self.store,
             self.queue,
             self.logs,
@@ -77,8 +99,12 @@ impl Worker {
             recorder,
             stop.clone(),
         );
+        shared.drain = self.drain;
         let shared = Arc::new(shared);
+        self.status.begin(&Arc::downgrade(&shared));
+        metrics::observe(&Arc::downgrade(&shared));
         let mut parts = JoinSet::new();
+        let mut takers = JoinSet::new();
         // What attempts need until the very end.
         let mut ground = JoinSet::new();
         let end = CancellationToken::new();
@@ -91,7 +117,7 @@ impl Worker {
                 Arc::clone(&watched).run(sweep_every, ended.clone())
             }));
             let (all, one) = (Arc::clone(&shared), Arc::clone(engine));
-            parts.spawn(keep_going("receive", stop.clone(), move || {
+            takers.spawn(keep_going("receive", shared.drain.clone(), move || {
                 receive::serve(Arc::clone(&all), Arc::clone(&one))
             }));
             let (all, one) = (Arc::clone(&shared), Arc::clone(engine));
@@ -112,20 +138,28 @@ impl Worker {
         let realms = Arc::clone(&shared);
         ground.spawn(async move { realms.watch_realms().await });
 
-        stop.cancelled().await;
+        let drained = tokio::select! {
+            () = stop.cancelled() => false,
+            () = drained(&shared, &mut takers) => true,
+        };
+        stop.cancel();
+        shared.drain.cancel();
         shared.tasks.close();
         // What is half started, ending or being finalised may come to its next resting place; what runs stays.
         let resting = async {
             // What is being claimed now is ours, and comes to rest, too.
+            while takers.join_next().await.is_some() {}
             while parts.join_next().await.is_some() {}
             shared.held.resting().await;
         };
         let _ = tokio::time::timeout(shared.config.stop_within, resting).await;
         let left = Left {
             attempts: shared.held.len(),
+            drained,
         };
         shared.leave.cancel();
         // A store or an engine that does not answer must not keep us from stopping.
+        takers.shutdown().await;
         parts.shutdown().await;
         shared.tasks.wait().await;
         lease::release(&shared).await;
@@ -133,4 +167,13 @@ impl Worker {
         ground.shutdown().await;
         left
     }
+}
+
+/// Waits until the worker is asked to drain, and then until nothing is left to follow.
+async fn drained(shared: &Shared, takers: &mut JoinSet<()>) {
+    shared.drain.cancelled().await;
+    // What is being claimed now is ours, too.
+    while takers.join_next().await.is_some() {}
+    // What was held when a lease ended is about to be taken back.
+    shared.held.empty(|| shared.own().is_empty()).await;
 }

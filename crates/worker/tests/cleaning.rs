@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use anyhow::{Result, ensure};
 use robata_core::{ErrorKind, JobId, executor::label, finish::End, store::Store};
-use robata_testkit::engine::{Fault, ScriptedEngine};
+use robata_testkit::engine::{Fault, Moment, ScriptedEngine};
 use support::{Rig, attempt, runs};
 
 const HOUR: Duration = Duration::from_secs(3600);
@@ -64,4 +64,52 @@ async fn nothing_is_removed_while_the_store_cannot_answer() -> Result<()> {
     ensure!(rig.engine.things() == [leftover]);
     next.faults.heal("store.known");
     rig.nothing_was_started_twice_or_left().await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn ages_are_read_by_the_engines_own_clock() -> Result<()> {
+    let rig = Rig::new(&[("short", runs(&["exit:0"]))]).await?;
+    let first = rig.worker("a")?;
+    let over = rig.enqueue("short").await?;
+    rig.finalised(over).await?;
+    first.stop().await?;
+    // To the worker's clock what was made an hour ago is two days old.
+    rig.engine.set_clock_behind(48 * HOUR);
+    let of = |attempt| ScriptedEngine::labels(rig.store.installation(), attempt);
+    let young = rig.engine.leave("young", &of(attempt(JobId::new(), 1)), HOUR);
+    let old = rig.engine.leave("old", &of(attempt(JobId::new(), 1)), 25 * HOUR);
+    let leftover = rig.engine.leave("leftover", &of(attempt(over, 1)), HOUR);
+    let next = rig.worker_with("b", |config, faults| {
+        config.clean_every = Duration::from_millis(200);
+        // Without the engine's clock nothing is concluded.
+        faults.fail("engine.now", Fault::Refuse(ErrorKind::Unavailable), 3);
+    })?;
+    rig.eventually("what is over is gone", || {
+        let things = rig.engine.things();
+        !things.contains(&leftover) && !things.contains(&old)
+    })
+    .await?;
+    let looks = next.faults.calls("engine.owned");
+    rig.eventually("it has looked again", || next.faults.calls("engine.owned") >= looks + 2)
+        .await?;
+    ensure!(rig.engine.things() == [young]);
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stop_does_not_wait_for_a_clean_up_that_is_soon_to_come() -> Result<()> {
+    let rig = Rig::new(&[("short", runs(&["exit:0"]))]).await?;
+    let worker = rig.worker("a")?;
+    rig.eventually("it has cleaned once", || worker.faults.calls("store.known") > 0)
+        .await?;
+    let prepare = worker.faults.hold("engine.prepare", Moment::Begin);
+    let job = rig.enqueue("short").await?;
+    prepare.holds(1).await;
+    // A prepare that is given up may have left something: the clean-up comes in three seconds.
+    rig.cancel(job).await?;
+    rig.finalised(job).await?;
+    let began = std::time::Instant::now();
+    worker.stop().await?;
+    ensure!(began.elapsed() < Duration::from_secs(2), "{:?}", began.elapsed());
+    Ok(())
 }

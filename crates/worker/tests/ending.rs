@@ -5,7 +5,12 @@ mod support;
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
-use robata_core::{AttemptState, ErrorKind, JobState, Reason, attempt::LogState, executor::Stream, finish::End};
+use robata_core::{
+    AttemptState, ErrorKind, JobState, Reason,
+    attempt::LogState,
+    executor::{Stream, ThingState},
+    finish::{End, NeverRan},
+};
 use robata_testkit::engine::{Fault, Moment};
 use support::{Rig, attempt, attempts, ensure_ended, ensure_whole, only, runs};
 
@@ -283,5 +288,104 @@ async fn a_time_limit_is_kept_though_the_store_does_not_answer() -> Result<()> {
     store.open();
     let detail = rig.finalised(job).await?;
     ensure_ended(&detail, JobState::Failed, Some(Reason::TimedOut))?;
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_job_cut_at_its_time_limit_is_timed_out_however_well_it_ends() -> Result<()> {
+    let mut definition = runs(&["on-term:0"]);
+    definition.timeout = Some(Duration::from_millis(500));
+    let rig = Rig::new(&[("long", definition)]).await?;
+    let worker = rig.worker("a")?;
+    worker
+        .faults
+        .fail("record.stopping", Fault::Refuse(ErrorKind::Unavailable), usize::MAX);
+    let job = rig.enqueue("long").await?;
+    rig.running(job).await?;
+    rig.eventually("it is stopped though that cannot be recorded", || {
+        rig.engine.running() == 0
+    })
+    .await?;
+    worker.faults.heal("record.stopping");
+    let detail = rig.finalised(job).await?;
+    ensure_ended(&detail, JobState::Failed, Some(Reason::TimedOut))?;
+    ensure!(only(&detail)?.state == AttemptState::TimedOut);
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_recorded_running_ends_though_its_engine_says_that_it_never_ran() -> Result<()> {
+    let mut definition = runs(&[]);
+    definition.retry.platform = 0;
+    let rig = Rig::new(&[("long", definition)]).await?;
+    let _worker = rig.worker("a")?;
+    let job = rig.enqueue("long").await?;
+    let id = rig.running(job).await?;
+    rig.engine.end(id, End::NeverRan(NeverRan::StartRefused));
+    let detail = rig.finalised(job).await?;
+    ensure_ended(&detail, JobState::Failed, Some(Reason::Platform))?;
+    let last = only(&detail)?;
+    ensure!(
+        last.state == AttemptState::Failed && last.counted == Some(false),
+        "{last:#?}"
+    );
+    ensure!(last.message.as_deref().unwrap_or_default().contains("scripted engine"));
+    rig.nothing_was_started_twice_or_left().await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_thing_that_cannot_be_looked_at_blinds_nobody_and_keeps_its_time_limit() -> Result<()> {
+    let mut limited = runs(&[]);
+    limited.timeout = Some(Duration::from_secs(2));
+    let rig = Rig::new(&[("long", runs(&[])), ("limited", limited)]).await?;
+    let mut first = rig.worker_with("a", |config, _| config.default_slots = 12)?;
+    let bad = rig.enqueue("limited").await?;
+    let bad_id = rig.running(bad).await?;
+    rig.engine.set_unseen(bad_id, true);
+    let mut jobs = Vec::new();
+    for _ in 0..10 {
+        jobs.push(rig.enqueue("long").await?);
+    }
+    for job in &jobs {
+        rig.running(*job).await?;
+    }
+    for job in &jobs[..5] {
+        rig.engine.end(attempt(*job, 1), End::Exited(0));
+        ensure_ended(&rig.finalised(*job).await?, JobState::Succeeded, None)?;
+    }
+    // Whoever adopts it cannot look at it either, and keeps its limit by the start that is recorded.
+    first.kill();
+    rig.end_lease("a").await?;
+    let _next = rig.worker("b")?;
+    rig.eventually("it is stopped", || {
+        !matches!(rig.engine.state(bad_id), ThingState::Running { .. })
+    })
+    .await?;
+    for job in &jobs[5..] {
+        rig.engine.end(attempt(*job, 1), End::Exited(0));
+        ensure_ended(&rig.finalised(*job).await?, JobState::Succeeded, None)?;
+    }
+    rig.engine.set_unseen(bad_id, false);
+    ensure_ended(&rig.finalised(bad).await?, JobState::Failed, Some(Reason::TimedOut))?;
+    rig.nothing_was_started_twice_or_left().await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_could_never_be_looked_at_has_a_time_limit_too() -> Result<()> {
+    let mut limited = runs(&[]);
+    limited.timeout = Some(Duration::from_millis(500));
+    let rig = Rig::new(&[("limited", limited)]).await?;
+    let worker = rig.worker("a")?;
+    let start = worker.faults.hold("engine.start", Moment::Begin);
+    let job = rig.enqueue("limited").await?;
+    start.holds(1).await;
+    rig.engine.set_unseen(attempt(job, 1), true);
+    start.open();
+    rig.eventually("it is stopped", || {
+        matches!(rig.engine.state(attempt(job, 1)), ThingState::Ended(_))
+    })
+    .await?;
+    rig.engine.set_unseen(attempt(job, 1), false);
+    ensure_ended(&rig.finalised(job).await?, JobState::Failed, Some(Reason::TimedOut))?;
     Ok(())
 }

@@ -2,10 +2,15 @@
 
 mod support;
 
-use std::time::Duration;
+use std::{collections::BTreeMap, time::Duration};
 
 use anyhow::{Result, ensure};
-use robata_core::{AttemptState, ErrorKind, JobState, executor::Stream, finish::End, store::AttemptStore};
+use robata_core::{
+    AttemptState, ErrorKind, JobState, Reason,
+    executor::Stream,
+    finish::End,
+    store::{AttemptStore, ScheduleStore},
+};
 use robata_testkit::engine::{Fault, Moment};
 use support::{Rig, attempt, ensure_ended, ensure_whole, only, runs};
 
@@ -335,4 +340,112 @@ async fn a_worker_waits_for_an_engine_that_comes_late() -> Result<()> {
         .and_then(|worker| worker.executors.values().next());
     ensure!(executor.is_some_and(|executor| executor.realm == Some(rig.engine.realm())));
     Ok(())
+}
+
+/// A claim that is in flight for longer than two lists take.
+async fn a_late_claim(call: &'static str, moment: Moment) -> Result<()> {
+    let rig = Rig::new(&[("short", runs(&["exit:0"]))]).await?;
+    let worker = rig.worker("a")?;
+    if call == "store.claimed" {
+        worker.faults.fail("store.claim", Fault::LoseAnswer, 1);
+    }
+    let late = worker.faults.hold(call, moment);
+    let job = rig.enqueue("short").await?;
+    late.holds(1).await;
+    let beats = worker.faults.calls("store.heartbeat");
+    rig.eventually("several lists were compared", || {
+        worker.faults.calls("store.heartbeat") >= beats + 4 && worker.faults.calls("store.held") >= 3
+    })
+    .await?;
+    late.open();
+    let detail = rig.finalised(job).await?;
+    ensure_ended(&detail, JobState::Succeeded, None)?;
+    only(&detail)?;
+    rig.nothing_was_started_twice_or_left().await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_claim_in_flight_is_not_taken_for_lost_by_the_net_below() -> Result<()> {
+    tokio::try_join!(
+        a_late_claim("store.claim", Moment::End),
+        a_late_claim("store.claimed", Moment::Begin)
+    )?;
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_list_that_is_not_answered_costs_no_lease() -> Result<()> {
+    let rig = Rig::new(&[("long", runs(&[]))]).await?;
+    let mut first = rig.worker("a")?;
+    let job = rig.enqueue("long").await?;
+    let id = rig.running(job).await?;
+    first.kill();
+    rig.end_lease("a").await?;
+    let mut list = None;
+    let next = rig.worker_with("b", |_, faults| {
+        faults.fail("store.adopt", Fault::LoseAnswer, 1);
+        list = Some(faults.hold("store.held", Moment::Begin));
+    })?;
+    let list = list.expect("set above");
+    list.holds(1).await;
+    let beats = next.faults.calls("store.heartbeat");
+    rig.eventually("heartbeats go on for longer than a lease", || {
+        next.faults.calls("store.heartbeat") >= beats + 5
+    })
+    .await?;
+    list.open();
+    rig.engine.end(id, End::Exited(0));
+    ensure_ended(&rig.finalised(job).await?, JobState::Succeeded, None)?;
+    ensure!(next.faults.calls("store.register") == 1, "its lease has ended");
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_realm_that_cannot_be_told_costs_no_lease_and_is_told_later() -> Result<()> {
+    let rig = Rig::new(&[]).await?;
+    let worker = rig.worker_with("a", |_, faults| {
+        faults.fail("engine.realm", Fault::Refuse(ErrorKind::Unavailable), usize::MAX);
+    })?;
+    rig.eventually("it is registered", || worker.faults.calls("store.heartbeat") > 0)
+        .await?;
+    let silence = worker.faults.hold("store.register", Moment::Begin);
+    worker.faults.heal("engine.realm");
+    silence.holds(1).await;
+    let beats = worker.faults.calls("store.heartbeat");
+    rig.eventually("heartbeats go on", || {
+        worker.faults.calls("store.heartbeat") >= beats + 3
+    })
+    .await?;
+    silence.open();
+    robata_testkit::case::until("its realm is told", support::STATE, || async {
+        let workers = rig.store.workers().await?;
+        let mut executors = workers.iter().flat_map(|worker| worker.executors.values());
+        Ok(executors.any(|executor| executor.realm.is_some()).then_some(()))
+    })
+    .await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_lost_attempt_whose_realm_returns_is_stopped_first_and_stays_lost() -> Result<()> {
+    let mut definition = runs(&["print:whole"]);
+    definition.retry.platform = 0;
+    let rig = Rig::new(&[("long", definition)]).await?;
+    let mut first = rig.worker("a")?;
+    let job = rig.enqueue("long").await?;
+    let id = rig.running(job).await?;
+    first.kill();
+    rig.let_leases_expire().await?;
+    ensure!(rig.store.settle_lost(&BTreeMap::new(), Duration::ZERO).await? == [id]);
+    ensure!(rig.engine.running() == 1);
+    // Once, and not at first: what cannot be stopped yet is not finalised either.
+    let next = rig.worker_with("b", |_, faults| {
+        faults.fail("engine.stop", Fault::Refuse(ErrorKind::Unavailable), 1);
+    })?;
+    let detail = rig.finalised(job).await?;
+    ensure!(next.faults.calls("engine.stop") == 2);
+    ensure_ended(&detail, JobState::Failed, Some(Reason::Lost))?;
+    ensure!(only(&detail)?.state == AttemptState::Lost);
+    ensure_whole(only(&detail)?)?;
+    ensure!(rig.printed(id, Stream::Stdout).await? == "whole");
+    rig.nothing_was_started_twice_or_left().await
 }

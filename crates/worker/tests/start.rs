@@ -6,7 +6,8 @@ use std::time::Duration;
 
 use anyhow::{Result, ensure};
 use robata_core::{
-    AttemptState, ErrorKind, JobId, JobState, Reason,
+    AttemptState, ErrorKind, JobId, JobState, Payload, Reason,
+    definition::PayloadEnv,
     executor::{Stream, ThingState, label, thing_name},
     finish::End,
     store::{JobStore, Store},
@@ -379,4 +380,67 @@ async fn an_attempt_that_can_never_be_set_going_ends_after_twenty() -> Result<()
             .all(|attempt| attempt.counted == Some(false))
     );
     rig.nothing_was_started_twice_or_left().await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_payload_is_not_kept_in_memory_while_its_attempt_runs() -> Result<()> {
+    let rig = Rig::new(&[("long", runs(&[]))]).await?;
+    let mut first = rig.worker("a")?;
+    let job = rig
+        .enqueue_with("long", |job| {
+            job.payload = Payload::from_stored(format!("\"{}\"", "x".repeat(100_000)).into());
+        })
+        .await?;
+    let id = rig.running(job).await?;
+    rig.eventually("only the engine has it", || rig.engine.has_payload_alone(id))
+        .await?;
+    first.kill();
+    rig.end_lease("a").await?;
+    let _next = rig.worker("b")?;
+    rig.until(job, "the next one holds it", |detail| {
+        let worker = detail.attempts[0].worker.as_deref();
+        worker.is_some_and(|worker| worker.starts_with("b/"))
+    })
+    .await?;
+    rig.engine.end(id, End::Exited(0));
+    ensure_ended(&rig.finalised(job).await?, JobState::Succeeded, None)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_asks_for_secrets_is_refused_and_never_runs_without_them() -> Result<()> {
+    let mut definition = runs(&["exit:0"]);
+    definition.secrets = [("DATABASE_URL".to_owned(), "database-url".to_owned())].into();
+    let rig = Rig::new(&[("secret", definition)]).await?;
+    let _worker = rig.worker("a")?;
+    let job = rig.enqueue("secret").await?;
+    let detail = rig.finalised(job).await?;
+    ensure_ended(&detail, JobState::Failed, Some(Reason::StartError))?;
+    let last = only(&detail)?;
+    ensure!(
+        last.message.as_deref().unwrap_or_default().contains("DATABASE_URL"),
+        "{last:#?}"
+    );
+    ensure!(rig.engine.starts(last.id) == 0);
+    rig.nothing_was_started_twice_or_left().await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn no_name_for_the_payload_overrides_the_fencing_token() -> Result<()> {
+    let mut definition = runs(&[]);
+    let names = ["FINE", "ROBATA_ATTEMPT", "ROBATA_JOB_ID", "TRACEPARENT"];
+    definition.payload_env = PayloadEnv::Names(names.map(str::to_owned).to_vec());
+    let rig = Rig::new(&[("long", definition)]).await?;
+    let _worker = rig.worker("a")?;
+    let job = rig.enqueue("long").await?;
+    let id = rig.running(job).await?;
+    let env = rig.engine.spec(id).expect("it runs").env;
+    ensure!(env["FINE"] == "null" && env["ROBATA_PAYLOAD"] == "null", "{env:?}");
+    ensure!(
+        env["ROBATA_ATTEMPT"] == "1" && env["ROBATA_JOB_ID"] == job.to_string(),
+        "{env:?}"
+    );
+    ensure!(env["TRACEPARENT"].starts_with("00-"), "{env:?}");
+    rig.engine.end(id, End::Exited(0));
+    rig.finalised(job).await?;
+    Ok(())
 }

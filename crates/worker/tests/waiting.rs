@@ -226,3 +226,58 @@ async fn a_reference_that_was_lost_goes_out_again() -> Result<()> {
     ensure_ended(&detail, JobState::Succeeded, None)?;
     Ok(())
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_fault_of_ours_at_prepare_is_waited_out_and_never_charged_to_the_job() -> Result<()> {
+    for kind in [ErrorKind::Internal, ErrorKind::NotFound, ErrorKind::Conflict] {
+        let rig = Rig::new(&[("short", runs(&["exit:0"]))]).await?;
+        let worker = rig.worker("a")?;
+        worker.faults.fail("engine.prepare", Fault::Refuse(kind), 2);
+        let job = rig.enqueue("short").await?;
+        rig.waits(job, WaitingReason::EngineUnreachable).await?;
+        let detail = rig.finalised(job).await?;
+        ensure_ended(&detail, JobState::Succeeded, None)?;
+        only(&detail)?;
+    }
+    // But what is described wrongly is told at once.
+    for kind in [ErrorKind::StartRefused, ErrorKind::Invalid, ErrorKind::Unsupported] {
+        let rig = Rig::new(&[("short", runs(&["exit:0"]))]).await?;
+        let worker = rig.worker("a")?;
+        worker.faults.fail("engine.prepare", Fault::Refuse(kind), 1);
+        let job = rig.enqueue("short").await?;
+        ensure_ended(&rig.finalised(job).await?, JobState::Failed, Some(Reason::StartError))?;
+    }
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_fault_of_ours_at_prepare_is_bounded_by_start_within() -> Result<()> {
+    let mut definition = runs(&["exit:0"]);
+    definition.start_within = Duration::from_secs(1);
+    let rig = Rig::new(&[("short", definition)]).await?;
+    let worker = rig.worker("a")?;
+    worker
+        .faults
+        .fail("engine.prepare", Fault::Refuse(ErrorKind::Internal), usize::MAX);
+    let job = rig.enqueue("short").await?;
+    let detail = rig.finalised(job).await?;
+    ensure_ended(&detail, JobState::Failed, Some(Reason::Platform))?;
+    ensure!(only(&detail)?.counted == Some(false));
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_duration_that_no_clock_can_count_ends_nothing() -> Result<()> {
+    let mut definition = runs(&["after:50", "exit:0"]);
+    // Of an earlier release: documents are held to ten years.
+    let long = Duration::from_secs(17_280_000_000_000_000_000);
+    definition.timeout = Some(long);
+    definition.start_within = long;
+    let rig = Rig::new(&[("short", definition)]).await?;
+    let _worker = rig.worker("a")?;
+    let job = rig.enqueue("short").await?;
+    let detail = rig.finalised(job).await?;
+    ensure_ended(&detail, JobState::Succeeded, None)?;
+    only(&detail)?;
+    Ok(())
+}

@@ -1,15 +1,18 @@
 //! A definitions document, checked whole: every mistake is reported with its path.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, time::Duration};
 
 use serde::Serialize;
 use serde_json::{Map, Value};
 
-use super::{Definition, QueueSettings, Retention, Security};
+use super::{Definition, PayloadEnv, QueueSettings, Retention, Security};
 use crate::name::{AppName, JobName, QueueName};
 
 /// A JSON object as it was written: one layer of a definition.
 pub type Options = Map<String, Value>;
+
+/// The longest duration that a definition may name.
+const LONGEST: Duration = Duration::from_secs(3650 * 24 * 3600);
 
 /// One mistake in a document.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -250,7 +253,11 @@ impl Reader {
             self.at(key, |reader| {
                 let alone = Options::from_iter([(key.clone(), value.clone())]);
                 match serde_json::from_value::<Retention>(Value::Object(alone)) {
-                    Ok(_) => {
+                    Ok(read) => {
+                        // Only the key that is there can be beyond it.
+                        for kept in [read.jobs, read.failed, read.logs] {
+                            reader.duration(Some(kept));
+                        }
                         merged.insert(key.clone(), value.clone());
                     }
                     Err(error) => reader.serde_problem(key, &error),
@@ -284,13 +291,22 @@ impl Reader {
     /// What serde cannot say about one key.
     fn rules(&mut self, key: &str, definition: &Definition) {
         match key {
-            "env" | "secrets" => {
-                let names = if key == "env" {
-                    &definition.env
-                } else {
-                    &definition.secrets
-                };
-                for (name, value) in names {
+            "secrets" if !definition.secrets.is_empty() => {
+                // To run without what a job needs would be worse than not to run it.
+                self.problem("unsupported", "secrets are not supported yet: leave this key out");
+            }
+            "payload_env" => {
+                if let PayloadEnv::Names(names) = &definition.payload_env {
+                    self.env_names(names);
+                }
+            }
+            "env_allow" => self.env_names(&definition.env_allow),
+            "timeout" => self.duration(definition.timeout),
+            "start_within" => self.duration(Some(definition.start_within)),
+            "grace_period" => self.duration(Some(definition.grace_period)),
+            "process" => self.at("cpu_time", |reader| reader.duration(definition.process.cpu_time)),
+            "env" => {
+                for (name, value) in &definition.env {
                     self.at(name, |reader| {
                         if let Err(message) = check_env_name(name) {
                             reader.problem("invalid_name", message);
@@ -300,8 +316,12 @@ impl Reader {
                     });
                 }
             }
-            "retry" if definition.retry.max_attempts == 0 => {
-                self.at("max_attempts", |reader| reader.problem("invalid", "must be at least 1"));
+            "retry" => {
+                if definition.retry.max_attempts == 0 {
+                    self.at("max_attempts", |reader| reader.problem("invalid", "must be at least 1"));
+                }
+                self.at("base", |reader| reader.duration(Some(definition.retry.base)));
+                self.at("max", |reader| reader.duration(Some(definition.retry.max)));
             }
             "max_running" if definition.max_running == Some(0) => {
                 self.problem("invalid", "must be a whole number from 1 on")
@@ -321,6 +341,21 @@ impl Reader {
                 }
             }
             _ => {}
+        }
+    }
+
+    /// None may be so long that a clock cannot count it.
+    fn duration(&mut self, duration: Option<Duration>) {
+        if duration.is_some_and(|duration| duration > LONGEST) {
+            self.problem("invalid", "is too long: at most 3650d (ten years)");
+        }
+    }
+
+    fn env_names(&mut self, names: &[String]) {
+        for name in names {
+            if let Err(message) = check_env_name(name) {
+                self.problem("invalid_name", message);
+            }
         }
     }
 
@@ -428,13 +463,80 @@ mod tests {
         );
     }
 
+    fn problems(options: Value) -> Vec<String> {
+        let problems = check_options(options.as_object().unwrap(), &[]);
+        problems
+            .iter()
+            .map(|problem| format!("{} {}", problem.path.join("."), problem.code))
+            .collect()
+    }
+
+    #[test]
+    fn a_duration_that_no_clock_can_count_is_a_problem() {
+        let long = "200000000000d";
+        for (options, path) in [
+            (json!({"timeout": long}), "timeout"),
+            (json!({"start_within": long}), "start_within"),
+            (json!({"grace_period": "3651d"}), "grace_period"),
+            (json!({"retry": {"base": long}}), "retry.base"),
+            (json!({"retry": {"max": long}}), "retry.max"),
+            (json!({"process": {"cpu_time": long}}), "process.cpu_time"),
+        ] {
+            assert_eq!(problems(options), [format!("{path} invalid")]);
+        }
+        for fine in [
+            json!({"timeout": "none"}),
+            json!({"timeout": "3650d"}),
+            json!({"retry": {}}),
+        ] {
+            assert!(problems(fine).is_empty());
+        }
+        let kept = json!({"apps": {"shop": {"retention": {"logs": long}}}});
+        let told = Document::read(&kept).unwrap_err();
+        assert_eq!(told.len(), 1, "{told:?}");
+        assert_eq!(told[0].path, ["apps", "shop", "retention", "logs"]);
+    }
+
+    #[test]
+    fn neither_the_payload_nor_an_enqueuer_may_set_what_is_ours() {
+        for ours in ["ROBATA_ATTEMPT", "ROBATA_JOB_ID", "TRACEPARENT", "", "A=B"] {
+            assert_eq!(
+                problems(json!({"payload_env": ["FINE", ours]})),
+                ["payload_env invalid_name"],
+                "{ours:?}"
+            );
+            assert_eq!(
+                problems(json!({"env_allow": ["FINE", ours]})),
+                ["env_allow invalid_name"],
+                "{ours:?}"
+            );
+        }
+        for fine in [
+            json!({"payload_env": ["BARBEQUE_MESSAGE"]}),
+            json!({"payload_env": false}),
+        ] {
+            assert!(problems(fine).is_empty());
+        }
+    }
+
+    #[test]
+    fn secrets_are_a_problem_until_they_are_built() {
+        assert_eq!(
+            problems(json!({"secrets": {"DATABASE_URL": "database-url"}})),
+            ["secrets unsupported"]
+        );
+        assert!(problems(json!({"secrets": {}})).is_empty());
+        let document = json!({"apps": {"shop": {"secrets": {"A": "a"}, "jobs": {"x": {"secrets": {"B": "b"}}}}}});
+        let told = Document::read(&document).unwrap_err();
+        assert_eq!(told.len(), 2, "{told:?}");
+    }
+
     #[test]
     fn the_designs_own_example_is_read() {
         let document = json!({
             "queues": {"images": {"max_running": 20}},
             "apps": {"shop": {
                 "image": "registry.example.com/shop:1", "env": {"RAILS_ENV": "production"},
-                "secrets": {"DATABASE_URL": "database-url"},
                 "retention": {"jobs": "30d", "failed": "90d", "logs": "30d"},
                 "jobs": {"resize-image": {
                     "command": ["bin/resize", "--strict"], "entrypoint": ["/bin/tini", "--"], "queue": "images",

@@ -72,6 +72,10 @@ pub struct Definition {
     /// At most so many of this definition run at once, over all workers.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub max_running: Option<u32>,
+    /// So much of an attempt's output is kept, of both streams together; `None` ("none"): all of it. What is beyond it is
+    /// read and dropped, and the log is marked incomplete, reason `log_limit`.
+    #[serde(with = "quantity::or_none")]
+    pub log_limit: Option<Memory>,
     /// The Pod Security Standards' word.
     pub security: Security,
     /// What only Docker executors know.
@@ -100,6 +104,7 @@ impl Default for Definition {
             env_allow: Vec::new(),
             payload_env: PayloadEnv::default(),
             max_running: None,
+            log_limit: Some(Memory { bytes: 256 << 20 }),
             security: Security::default(),
             docker: DockerOptions::default(),
             process: ProcessOptions::default(),

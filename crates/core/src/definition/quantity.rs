@@ -168,6 +168,21 @@ impl<'de, T: FromStr<Err = String>> Deserialize<'de> for Limit<T> {
     }
 }
 
+/// For an `Option<Memory>` where `None` is written `none`.
+pub mod or_none {
+    use super::{Deserialize, Deserializer, Limit, Memory, Serialize, Serializer};
+
+    /// For `#[serde(with)]`.
+    pub fn serialize<S: Serializer>(memory: &Option<Memory>, serializer: S) -> Result<S::Ok, S::Error> {
+        memory.map_or(Limit::None, Limit::At).serialize(serializer)
+    }
+
+    /// For `#[serde(with)]`.
+    pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Memory>, D::Error> {
+        Ok(Limit::<Memory>::deserialize(deserializer)?.or_default(None))
+    }
+}
+
 /// TOML writes `cpu = 2` and `cpu = "2"`; both are meant.
 struct TextOrNumber(String);
 

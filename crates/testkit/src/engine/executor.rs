@@ -5,7 +5,7 @@ use std::{sync::Arc, time::Duration};
 use async_trait::async_trait;
 use futures::{StreamExt, stream::BoxStream};
 use robata_core::{
-    Error, ErrorKind, Result,
+    Error, ErrorKind, Result, Timestamp,
     executor::{
         Capabilities, Event, Executor, Handle, Observation, Output, Owned, Position, Prepare, Prepared, ReadOutput,
         RealmId, Target, ThingState, label,
@@ -50,10 +50,11 @@ impl ScriptedExecutor {
             }
             realm.remove(&handle);
         }
+        let created_at = realm.now();
         let handle = realm.insert(Thing {
             name: request.name,
             labels: request.labels,
-            created_at: clock::now(),
+            created_at,
             spec: request.spec,
             script,
             state: ThingState::Prepared,
@@ -204,6 +205,16 @@ impl Executor for ScriptedExecutor {
     async fn observe(&self, targets: &[Target]) -> Result<Vec<Observation>> {
         let look = async {
             let realm = self.shared.realm();
+            let unseen = |target: &Target| match target {
+                Target::Handle(handle) => realm.unseen.contains(handle),
+                Target::Name(name) => realm
+                    .by_name(name)
+                    .is_some_and(|(handle, _)| realm.unseen.contains(handle)),
+            };
+            if targets.iter().any(unseen) {
+                let words = "one of them cannot be looked at";
+                return Err(Error::new(ErrorKind::Internal, "engine.observe", words));
+            }
             let seen = targets.iter().map(|target| {
                 let found = match target {
                     Target::Handle(handle) => realm.things.get_key_value(handle),
@@ -271,6 +282,12 @@ impl Executor for ScriptedExecutor {
             Ok(())
         };
         self.faults.around("engine.remove", remove).await
+    }
+
+    async fn now(&self) -> Result<Option<Timestamp>> {
+        self.faults
+            .around("engine.now", async { Ok(Some(self.shared.realm().now())) })
+            .await
     }
 
     async fn owned(&self) -> Result<Vec<Owned>> {

@@ -102,7 +102,7 @@ impl ScriptedEngine {
     }
 
     /// An executor whose calls go through these faults, by the names `engine.realm`, `engine.prepare`, `engine.start`,
-    /// `engine.observe`, `engine.stop`, `engine.output`, `engine.remove`, `engine.owned`.
+    /// `engine.observe`, `engine.stop`, `engine.output`, `engine.remove`, `engine.owned`, `engine.now`.
     #[must_use]
     pub fn executor_with(&self, faults: Arc<Faults>) -> Arc<dyn Executor> {
         Arc::new(ScriptedExecutor::new(Arc::clone(&self.shared), faults))
@@ -181,6 +181,32 @@ impl ScriptedEngine {
         ended
     }
 
+    /// From now on no look at an attempt's thing succeeds, nor one at others in the same call; or it does again.
+    pub fn set_unseen(&self, attempt: AttemptId, unseen: bool) {
+        let mut realm = self.shared.realm();
+        let Some(handle) = realm.by_attempt(attempt) else {
+            return;
+        };
+        if unseen {
+            realm.unseen.insert(handle);
+        } else {
+            realm.unseen.remove(&handle);
+        }
+    }
+
+    /// Sets the engine's clock behind the machine's.
+    pub fn set_clock_behind(&self, behind: Duration) {
+        self.shared.realm().behind = behind;
+    }
+
+    /// Whether nobody but the engine has an attempt's payload in memory.
+    #[must_use]
+    pub fn has_payload_alone(&self, attempt: AttemptId) -> bool {
+        let realm = self.shared.realm();
+        let thing = realm.things.values().find(|thing| thing.attempt() == Some(attempt));
+        thing.is_some_and(|thing| thing.spec.payload.is_unique())
+    }
+
     /// Ends everything that runs.
     pub fn end_all(&self, end: End) {
         let handles = self.things();
@@ -235,13 +261,14 @@ impl ScriptedEngine {
 
     fn put(&self, name: &str, labels: &[(&str, String)], age: Duration, running: bool) -> Handle {
         let mut realm = self.shared.realm();
+        let created_at = realm.now().minus(age);
         let handle = realm.insert(Thing {
             name: name.to_owned(),
             labels: labels
                 .iter()
                 .map(|(name, value)| ((*name).to_owned(), value.clone()))
                 .collect(),
-            created_at: clock::now().minus(age),
+            created_at,
             spec: Spec::default(),
             script: Vec::new(),
             state: ThingState::Prepared,

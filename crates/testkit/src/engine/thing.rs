@@ -1,6 +1,9 @@
 //! A thing in the scripted engine, and the whole of what the engine remembers.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
 
 use bytes::Bytes;
 use robata_core::{
@@ -41,6 +44,10 @@ pub(crate) struct Realm {
     /// How often a thing was really set going; stays when it is removed.
     pub(crate) starts: BTreeMap<Handle, usize>,
     pub(crate) journal: Vec<Line>,
+    /// Things at which no look succeeds, nor one at others with them.
+    pub(crate) unseen: BTreeSet<Handle>,
+    /// How far the engine's clock is behind the machine's.
+    pub(crate) behind: Duration,
 }
 
 impl Realm {
@@ -52,7 +59,14 @@ impl Realm {
             next: 1,
             starts: BTreeMap::new(),
             journal: Vec::new(),
+            unseen: BTreeSet::new(),
+            behind: Duration::ZERO,
         }
+    }
+
+    /// The engine's present.
+    pub(crate) fn now(&self) -> Timestamp {
+        clock::now().minus(self.behind)
     }
 
     pub(crate) fn insert(&mut self, thing: Thing) -> Handle {
@@ -77,7 +91,7 @@ impl Realm {
         if thing.state != ThingState::Prepared {
             return Some(false);
         }
-        let now = clock::now();
+        let now = clock::now().minus(self.behind);
         thing.state = ThingState::Running { started_at: now };
         *self.starts.entry(handle.clone()).or_default() += 1;
         if let Some(attempt) = thing.attempt() {
@@ -94,7 +108,7 @@ impl Realm {
         let ThingState::Running { started_at } = thing.state else {
             return false;
         };
-        let now = clock::now();
+        let now = clock::now().minus(self.behind);
         thing.state = ThingState::Ended(Ending {
             end,
             started_at: Some(started_at),

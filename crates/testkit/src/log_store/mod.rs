@@ -142,6 +142,7 @@ pub(crate) async fn seal(logs: &dyn LogStore, attempt: AttemptId, epoch: Epoch) 
             attempt,
             epoch,
             summary: complete(),
+            reach: None,
         })
         .await?)
 }
@@ -271,6 +272,8 @@ macro_rules! log_store_suite {
             a_seal_answers_how_many_bytes_are_kept,
             a_stream_with_a_gap_is_not_called_complete,
             an_incomplete_log_keeps_its_reason,
+            what_was_left_out_at_the_end_is_told_as_a_gap,
+            a_log_that_should_go_further_is_not_called_complete,
             a_seal_must_say_how_the_log_ended,
             a_sealed_log_without_output_is_its_end,
             a_log_of_many_chunks_is_the_same_after_its_seal,

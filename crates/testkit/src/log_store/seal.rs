@@ -23,6 +23,7 @@ pub async fn a_seal_of_a_lower_epoch_is_fenced(place: Place) -> Result<()> {
                 reason: Some("old".into()),
                 ..complete()
             },
+            reach: None,
         };
         let error = logs.seal(request).await.expect_err("an old epoch sealed");
         assert_eq!(error.kind(), ErrorKind::Fenced, "{error:?}");
@@ -130,6 +131,7 @@ pub async fn an_incomplete_log_keeps_its_reason(place: Place) -> Result<()> {
             attempt,
             epoch: 1,
             summary: summary.clone(),
+            reach: None,
         })
         .await?;
     assert_eq!(sealed, LogSummary { bytes: 4, ..summary });
@@ -149,6 +151,7 @@ pub async fn a_seal_must_say_how_the_log_ended(place: Place) -> Result<()> {
             attempt,
             epoch: 1,
             summary: LogSummary::default(),
+            reach: None,
         })
         .await;
     assert_eq!(refused.err().map(|error| error.kind()), Some(ErrorKind::Invalid));
@@ -216,5 +219,47 @@ pub async fn what_an_old_writer_appends_after_the_seal_does_not_count(place: Pla
         let got = all(&**logs, read(attempt, None, 0, false)).await?;
         assert_eq!((got.text(), got.end.as_ref()), ("text", Some(&sealed)));
     }
+    Ok(())
+}
+
+/// Where it says that a stream went further than what is kept, readers MUST get the rest as a gap.
+pub async fn what_was_left_out_at_the_end_is_told_as_a_gap(place: Place) -> Result<()> {
+    let attempt = attempt();
+    place.logs.append(stdout(attempt, 1, 0, "text")).await?;
+    let reason = Some("log_limit".to_owned());
+    let summary = LogSummary {
+        state: LogState::Incomplete,
+        reason,
+        bytes: 0,
+    };
+    let seal = |summary: LogSummary| Seal {
+        attempt,
+        epoch: 1,
+        summary,
+        reach: Some([10, 3]),
+    };
+    let sealed = place.logs.seal(seal(summary.clone())).await?;
+    assert_eq!(sealed, LogSummary { bytes: 4, ..summary });
+    let got = all(&*place.elsewhere()?, read(attempt, None, 0, true)).await?;
+    assert_eq!((got.text(), &got.end), ("text", &Some(sealed)));
+    let mut gaps = got.gaps;
+    gaps.sort_unstable_by_key(|gap| gap.1);
+    assert_eq!(gaps, [(Stream::Stderr, 0, Some(3)), (Stream::Stdout, 4, Some(6))]);
+    Ok(())
+}
+
+/// A stream with a gap at its end MUST NOT be called complete, either.
+pub async fn a_log_that_should_go_further_is_not_called_complete(place: Place) -> Result<()> {
+    let attempt = attempt();
+    place.logs.append(stdout(attempt, 1, 0, "text")).await?;
+    let seal = Seal {
+        attempt,
+        epoch: 1,
+        summary: complete(),
+        reach: Some([5, 0]),
+    };
+    let sealed = place.logs.seal(seal).await?;
+    assert_eq!(sealed.state, LogState::Incomplete);
+    assert!(sealed.reason.is_some_and(|reason| reason.contains("stdout")));
     Ok(())
 }

@@ -139,6 +139,65 @@ pub async fn waiting_jobs_of_a_changed_definition_change_their_line(world: World
     Ok(())
 }
 
+/// PROTOCOL O1: who enqueues may have looked at a catalog that has changed since; the job must not stay in a line that is not
+/// its definition's any more.
+pub async fn an_enqueue_by_an_older_catalog_goes_to_the_line_as_it_is_now(world: World) -> Result<()> {
+    let old = [
+        job("shop", "mail")?,
+        NewJob {
+            line: line("vip", "process")?,
+            queue_chosen: true,
+            ..job("shop", "mail")?
+        },
+        NewJob {
+            definition: Some(Box::default()),
+            ..job("shop", "mail")?
+        },
+        NewJob {
+            when: When::In(Duration::from_secs(60)),
+            ..job("shop", "mail")?
+        },
+        job("shop", "nowhere-defined")?,
+    ];
+    world
+        .apply(
+            r#"{"apps": {"shop": {"command": ["true"], "executor": "process",
+                                  "jobs": {"mail": {"queue": "post", "executor": "docker"}}}}}"#,
+        )
+        .await?;
+    let told = world.enqueue(old.to_vec()).await?;
+    let lines = [
+        line("post", "docker")?,
+        line("vip", "docker")?,
+        line("shop", "process")?,
+        line("post", "docker")?,
+        line("shop", "process")?,
+    ];
+    for (told, line) in told.iter().zip(&lines) {
+        ensure!(told.line == *line, "told {}, not {line}", told.line);
+        ensure!(world.job(told.id).await?.line == *line, "{told:?} is not in {line}");
+    }
+    let out = world
+        .store()
+        .references(Window {
+            line: lines[0].clone(),
+            size: 10,
+        })
+        .await?;
+    ensure!(out == [next(&told[0]).1], "{out:?}");
+    let counts = world.store().queue_counts().await?;
+    let told: Vec<_> = counts
+        .iter()
+        .map(|counts| (counts.line.to_string(), counts.scheduled, counts.queued))
+        .collect();
+    let expected = [("post/docker", 1, 1), ("shop/process", 0, 2), ("vip/docker", 0, 1)];
+    ensure!(
+        told == expected.map(|(line, scheduled, queued)| (line.to_owned(), scheduled, queued)),
+        "{told:?}"
+    );
+    Ok(())
+}
+
 /// PROTOCOL O1: queue and executor are resolved again at every retry.
 pub async fn a_retry_goes_to_the_line_of_its_definition_as_it_is_then(world: World) -> Result<()> {
     let worker = world.worker().await?;

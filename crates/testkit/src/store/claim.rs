@@ -16,6 +16,7 @@ fn summary(claimed: &[Claimed]) -> Vec<&'static str> {
     let word = |claimed: &Claimed| match claimed {
         Claimed::Held(_) => "held",
         Claimed::Gone => "gone",
+        Claimed::Paused => "paused",
         Claimed::OverLimit => "over",
         Claimed::Ended(_) => "ended",
     };

@@ -9,6 +9,7 @@ mod catalog;
 mod claim;
 mod enqueue;
 mod hold;
+mod operate;
 mod random;
 mod read;
 mod record;
@@ -21,6 +22,7 @@ pub use catalog::*;
 pub use claim::*;
 pub use enqueue::*;
 pub use hold::*;
+pub use operate::*;
 pub use random::*;
 pub use read::*;
 pub use record::*;
@@ -41,6 +43,7 @@ macro_rules! store_suite {
             a_key_twice_in_a_batch_makes_one_job,
             a_known_key_with_another_request_is_refused,
             a_key_of_another_app_is_another_key,
+            keys_alone_tell_their_first_jobs,
             a_thousand_concurrent_enqueues_with_one_key_make_one_job,
             concurrent_callers_get_their_own_answers,
             an_id_sent_again_is_stored_once,
@@ -100,28 +103,45 @@ macro_rules! store_suite {
             one_apps_many_jobs_do_not_hide_anothers_one,
             references_keep_within_the_window,
             references_leave_out_what_has_no_room,
+            what_a_limit_leaves_is_given_in_turn,
+            what_nobody_receives_holds_back_nothing_else,
+            what_a_claim_used_up_before_it_was_noted_goes_out_again,
             what_was_claimed_meanwhile_is_not_marked_as_out,
             void_publications_go_out_again,
             old_publications_are_void_at_doubling_intervals,
             only_what_nobody_came_for_is_lost,
             what_was_adopted_is_not_lost,
             a_gap_in_the_marks_does_not_count_towards_lost,
+            while_no_marks_come_nothing_is_lost,
+            what_is_never_lost_does_not_hide_what_is,
             a_cancelled_job_whose_attempt_is_lost_has_failed,
             prune_removes_what_is_past_its_retention_and_nothing_else,
             logs_to_remove_are_told_until_they_are_removed,
+            logs_that_stay_do_not_hide_others,
             a_key_is_kept_for_a_week_after_its_jobs_end,
             a_reference_names_the_next_attempt,
             a_change_planned_on_an_old_revision_is_a_conflict,
             the_catalog_is_there_after_a_restart,
             waiting_jobs_of_a_changed_definition_change_their_line,
+            an_enqueue_by_an_older_catalog_goes_to_the_line_as_it_is_now,
             a_retry_goes_to_the_line_of_its_definition_as_it_is_then,
             the_installations_id_stays,
             a_store_that_serves_says_so,
             pages_give_each_job_once_newest_first,
             each_filter_gives_what_it_names,
+            jobs_of_one_name_are_listed_over_all_apps,
             counts_agree_with_the_jobs,
             a_waiting_job_says_why,
             what_is_not_there_is_not_found,
+            a_paused_queues_jobs_stay_and_all_go_out_again,
+            no_claim_that_begins_after_a_pause_takes_anything,
+            pausing_again_changes_nothing_but_the_reason,
+            a_resume_hints_at_the_queues_lines,
+            a_worker_that_is_asked_to_drain_is_told_and_shown,
+            what_ran_in_a_realm_that_is_gone_is_lost_at_once,
+            a_realm_in_which_a_live_worker_holds_something_is_not_lost,
+            what_is_set_aside_is_kept_with_its_reason,
+            a_heartbeat_tells_what_is_followed,
             no_sequence_of_events_leaves_the_table,
         }
     };
@@ -152,6 +172,7 @@ mod tests {
                 include_str!("record.rs"),
                 include_str!("hold.rs"),
                 include_str!("schedule.rs"),
+                include_str!("operate.rs"),
                 include_str!("retention.rs"),
                 include_str!("catalog.rs"),
                 include_str!("read.rs"),

@@ -272,6 +272,57 @@ pub async fn each_filter_gives_what_it_names(world: World) -> Result<()> {
             vec![both.id],
         ),
         (
+            "job and state",
+            {
+                let mut list = all();
+                list.job = Some(name("mail")?);
+                list.states = vec![JobState::Failed, JobState::Scheduled];
+                list
+            },
+            vec![vip, failed],
+        ),
+        (
+            "job and queue",
+            {
+                let mut list = all();
+                list.job = Some(name("mail")?);
+                list.queue = Some(name("vip")?);
+                list
+            },
+            vec![vip],
+        ),
+        (
+            "app and queue",
+            {
+                let mut list = all();
+                list.app = shop()?;
+                list.queue = Some(name("shop")?);
+                list
+            },
+            vec![one, both.id, succeeded, failed],
+        ),
+        (
+            "app, queue and reason",
+            {
+                let mut list = all();
+                list.app = shop()?;
+                list.queue = Some(name("shop")?);
+                list.reason = Some(Reason::ExitCode);
+                list
+            },
+            vec![failed],
+        ),
+        (
+            "reason and states",
+            {
+                let mut list = all();
+                list.reason = Some(Reason::Cancelled);
+                list.states = vec![JobState::Cancelled, JobState::Queued];
+                list
+            },
+            vec![cancelled],
+        ),
+        (
             "after",
             {
                 let mut list = all();
@@ -296,6 +347,39 @@ pub async fn each_filter_gives_what_it_names(world: World) -> Result<()> {
         let got = listed(&world, list).await?;
         ensure!(got == expected, "{what}: {got:?}, not {expected:?}");
     }
+    Ok(())
+}
+
+/// A job's name without its app: the jobs of that name of every app.
+pub async fn jobs_of_one_name_are_listed_over_all_apps(world: World) -> Result<()> {
+    let both = |app: &str| {
+        Ok::<_, anyhow::Error>(NewJob {
+            line: line("both", "process")?,
+            queue_chosen: true,
+            ..job(app, "mail")?
+        })
+    };
+    let mut expected = Vec::new();
+    for _ in 0..4 {
+        for app in ["shop", "bank", "zoo"] {
+            expected.push(world.one(both(app)?).await?.id);
+            world.one(job(app, "other")?).await?;
+        }
+    }
+    expected.reverse();
+    let mut got = Vec::new();
+    loop {
+        let mut list = all();
+        list.job = Some(name("mail")?);
+        list.limit = 5;
+        list.after = got.last().copied();
+        let page = listed(&world, list).await?;
+        if page.is_empty() {
+            break;
+        }
+        got.extend(page);
+    }
+    ensure!(got == expected, "{got:?}, not {expected:?}");
     Ok(())
 }
 

@@ -9,7 +9,7 @@ use robata_core::{
     store::LEASE,
 };
 
-use super::world::{World, exited, job, keyed, kind, labelled, name, sealed};
+use super::world::{World, exited, job, keyed, kind, labelled, line, name, next, sealed};
 
 const DAY: Duration = Duration::from_secs(86_400);
 
@@ -83,6 +83,54 @@ pub async fn a_gap_in_the_marks_does_not_count_towards_lost(world: World) -> Res
     ensure!(settle(&world, Some(Duration::from_secs(600))).await?.is_empty());
     world.pass(Duration::from_secs(602), &[]).await?;
     ensure!(settle(&world, Some(Duration::from_secs(600))).await?.len() == 1);
+    Ok(())
+}
+
+/// … also while it lasts.
+pub async fn while_no_marks_come_nothing_is_lost(world: World) -> Result<()> {
+    let gone = world.worker().await?;
+    world.running(gone, "mail").await?;
+    world.store().release(gone).await?;
+    world.pass(Duration::from_secs(60), &[]).await?;
+    world.harness.advance(DAY);
+    ensure!(settle(&world, Some(Duration::from_secs(600))).await?.is_empty());
+    world.store().judge().await?;
+    world.pass(Duration::from_secs(602), &[]).await?;
+    ensure!(settle(&world, Some(Duration::from_secs(600))).await?.len() == 1);
+    Ok(())
+}
+
+/// However many there are that are never lost: another executor's are.
+pub async fn what_is_never_lost_does_not_hide_what_is(world: World) -> Result<()> {
+    let gone = world.worker().await?;
+    let docker = (0..600)
+        .map(|_| {
+            Ok(NewJob {
+                line: line("shop", "docker")?,
+                definition: Some(Box::default()),
+                ..job("shop", "mail")?
+            })
+        })
+        .collect::<Result<Vec<_>>>()?;
+    let docker = world.enqueue(docker).await?;
+    for some in docker.chunks(100) {
+        world.claim(gone, some.iter().map(next).collect()).await?;
+    }
+    let orphan = world.running(gone, "mail").await?;
+    world.store().release(gone).await?;
+    world.pass(Duration::from_secs(62), &[]).await?;
+    let after = BTreeMap::from([(name("docker")?, None)]);
+    let lost = world.store().settle_lost(&after, Duration::from_secs(60)).await?;
+    ensure!(lost == [orphan.id], "{} are lost", lost.len());
+    let after = BTreeMap::from([(name("docker")?, Some(Duration::from_secs(60)))]);
+    let mut lost = 0;
+    for _ in 0..600 {
+        match world.store().settle_lost(&after, DAY).await?.len() {
+            0 => break,
+            some => lost += some,
+        }
+    }
+    ensure!(lost == 600, "{lost} of 600 are lost");
     Ok(())
 }
 
@@ -165,6 +213,30 @@ pub async fn logs_to_remove_are_told_until_they_are_removed(mut world: World) ->
     world.harness.advance(DAY * 60);
     let pruned = world.store().prune(10).await?;
     ensure!(pruned.jobs == 1 && pruned.logs.is_empty(), "{pruned:?}");
+    Ok(())
+}
+
+/// Logs that cannot be removed are told in turn with the others.
+pub async fn logs_that_stay_do_not_hide_others(world: World) -> Result<()> {
+    let worker = world.worker().await?;
+    let mut all = Vec::new();
+    for _ in 0..5 {
+        let held = world.failed(worker).await?;
+        world.wrote(worker, &held, sealed()).await?;
+        all.push(held.id);
+    }
+    world.harness.advance(DAY * 31);
+    let mut told = Vec::new();
+    for _ in 0..5 {
+        let some = world.store().prune(2).await?.logs;
+        ensure!(!some.is_empty() && some.len() <= 2, "{some:?}");
+        told.extend(some);
+    }
+    for id in &all {
+        ensure!(told.contains(id), "{id} was never told: {told:?}");
+    }
+    world.store().logs_removed(&all).await?;
+    ensure!(world.store().prune(10).await?.logs.is_empty());
     Ok(())
 }
 

@@ -5,6 +5,7 @@ use std::time::Duration;
 use anyhow::{Result, ensure};
 use robata_core::{
     JobId, JobState, Reason,
+    attempt::Claimed,
     job::{JobRecord, Line, NewJob, Reference, When},
     queue::BrokerKey,
     store::{Published, Void, Window},
@@ -262,6 +263,128 @@ pub async fn references_leave_out_what_has_no_room(world: World) -> Result<()> {
     ensure!(ids(&world, &line, 10).await? == [jobs[2].id]);
     world.wrote(worker, &held, exited(0)).await?;
     ensure!(ids(&world, &line, 10).await?.len() == 2);
+    Ok(())
+}
+
+/// What a limit leaves is shared like the window: the apps in turn, and within an app by age; nobody starves.
+pub async fn what_a_limit_leaves_is_given_in_turn(world: World) -> Result<()> {
+    let line = shop()?;
+    world.apply(r#"{"queues": {"shop": {"max_running": 4}}}"#).await?;
+    let worker = world.worker().await?;
+    let here = |app: &str, name: &str| {
+        Ok::<_, anyhow::Error>(NewJob {
+            line: shop()?,
+            queue_chosen: true,
+            ..job(app, name)?
+        })
+    };
+    // `bank` comes before `shop`, `mail` before `rare`: names must not decide.
+    let many = (0..30).map(|_| here("bank", "pay")).collect::<Result<Vec<_>>>()?;
+    world.enqueue(many).await?;
+    let rare = world.one(here("shop", "rare")?).await?;
+    let mails = (0..30).map(|_| here("shop", "mail")).collect::<Result<Vec<_>>>()?;
+    world.enqueue(mails).await?;
+    let first = ids(&world, &line, 100).await?;
+    ensure!(first.len() == 4 && first.contains(&rare.id), "{first:?}");
+    let (mut banks, mut shops) = (0, 0);
+    for _ in 0..6 {
+        let out = references(&world, &line, 100).await?;
+        ensure!(out.len() == 4, "{out:?}");
+        publish(&world, &line, out.clone(), "b").await?;
+        ensure!(
+            ids(&world, &line, 100).await?.is_empty(),
+            "more went out than the limit leaves"
+        );
+        for reference in out {
+            let job = world.job(reference.job).await?;
+            if job.app.as_str() == "bank" {
+                banks += 1;
+            } else {
+                shops += 1;
+            }
+            let held = world.hold(worker, &job).await?;
+            world.wrote(worker, &held, exited(0)).await?;
+        }
+    }
+    ensure!(banks == 12 && shops == 12, "{banks} of one app, {shops} of the other");
+    ensure!(world.job(rare.id).await?.state == JobState::Succeeded);
+    Ok(())
+}
+
+/// What is out in a line from which nobody receives does not take the room of what could run.
+pub async fn what_nobody_receives_holds_back_nothing_else(world: World) -> Result<()> {
+    world
+        .apply(r#"{"apps": {"shop": {"command": ["true"], "executor": "process", "max_running": 3, "jobs": {"rare": {"executor": "docker"}}}}}"#)
+        .await?;
+    let docker = line("shop", "docker")?;
+    let rares = (0..5)
+        .map(|_| {
+            Ok(NewJob {
+                line: line("shop", "docker")?,
+                ..job("shop", "rare")?
+            })
+        })
+        .collect::<Result<Vec<_>>>()?;
+    let mails = (0..5).map(|_| job("shop", "mail")).collect::<Result<Vec<_>>>()?;
+    world.enqueue(rares).await?;
+    world.enqueue(mails).await?;
+    world.worker().await?;
+    let gone = world.worker_with("docker").await?;
+    let out = references(&world, &docker, 10).await?;
+    ensure!(out.len() == 3, "{out:?}");
+    publish(&world, &docker, out, "b").await?;
+    ensure!(
+        ids(&world, &shop()?, 10).await?.is_empty(),
+        "what is out needs room, too"
+    );
+    world.store().release(gone).await?;
+    let mails = references(&world, &shop()?, 10).await?;
+    ensure!(mails.len() == 3, "{mails:?}");
+    // Nor what is out in a paused queue.
+    world.worker_with("docker").await?;
+    ensure!(ids(&world, &shop()?, 10).await?.is_empty());
+    let vip = line("vip", "process")?;
+    let chosen = NewJob {
+        line: vip.clone(),
+        queue_chosen: true,
+        ..job("shop", "mail")?
+    };
+    world.one(chosen).await?;
+    ensure!(ids(&world, &vip, 10).await?.is_empty());
+    world.store().pause(&docker.queue, Some("suite"), "suite").await?;
+    ensure!(ids(&world, &vip, 10).await?.len() == 1);
+    Ok(())
+}
+
+/// A broker may deliver before it confirms: a claim that gave a job back before its publication was noted has used that
+/// publication up, and the job goes out again.
+pub async fn what_a_claim_used_up_before_it_was_noted_goes_out_again(world: World) -> Result<()> {
+    let line = shop()?;
+    world.apply(r#"{"queues": {"shop": {"max_running": 1}}}"#).await?;
+    let worker = world.worker().await?;
+    let runs = world.running(worker, "mail").await?;
+    let waits = world.one(job("shop", "mail")?).await?;
+    let over = world.claim(worker, vec![next(&waits)]).await?;
+    ensure!(matches!(over[0], Claimed::OverLimit), "{over:?}");
+    publish(&world, &line, vec![next(&waits).1], "b").await?;
+    let lines = world.store().lines().await?;
+    ensure!(lines[0].published == 0, "{lines:?}");
+    world.wrote(worker, &runs, exited(0)).await?;
+    let out = references(&world, &line, 10).await?;
+    ensure!(out == [next(&waits).1], "{out:?}");
+    // Noted once more, it is out: a claim uses up one publication, not the next.
+    publish(&world, &line, out, "b").await?;
+    ensure!(ids(&world, &line, 10).await?.is_empty());
+    // The same where the queue was paused.
+    world.store().pause(&line.queue, Some("suite"), "suite").await?;
+    let later = world.one(job("shop", "mail")?).await?;
+    let paused = world.claim(worker, vec![next(&later)]).await?;
+    ensure!(matches!(paused[0], Claimed::Paused), "{paused:?}");
+    publish(&world, &line, vec![next(&later).1], "b").await?;
+    world.store().pause(&line.queue, None, "suite").await?;
+    world.hold(worker, &waits).await?;
+    world.apply(r#"{"queues": {"shop": {}}}"#).await?;
+    ensure!(ids(&world, &line, 10).await? == [later.id]);
     Ok(())
 }
 

@@ -6,7 +6,6 @@
 #![expect(dead_code, reason = "each test binary uses a part of it")]
 
 mod logs;
-mod store;
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
@@ -30,12 +29,13 @@ use robata_store_sqlite::{SqliteConfig, SqliteStore, clock::OffsetClock};
 use robata_testkit::{
     case,
     engine::{Faults, Gate, Moment, ScriptedEngine, command},
+    faulty_store::FaultyStore,
 };
 use robata_worker::{Left, Worker, WorkerConfig};
 use tokio::{runtime::Runtime, sync::oneshot};
 use tokio_util::sync::CancellationToken;
 
-use self::{logs::FaultyLogs, store::FaultyStore};
+use self::logs::FaultyLogs;
 
 /// No state that a test waits for may take longer.
 pub(crate) const STATE: Duration = Duration::from_secs(25);
@@ -48,7 +48,7 @@ pub(crate) struct Rig {
     pub(crate) engine: ScriptedEngine,
     pub(crate) clock: Arc<OffsetClock>,
     scheduler: CancellationToken,
-    _folder: tempfile::TempDir,
+    folder: tempfile::TempDir,
 }
 
 /// A worker that runs.
@@ -56,6 +56,7 @@ pub(crate) struct Running {
     pub(crate) name: String,
     pub(crate) faults: Arc<Faults>,
     stop: CancellationToken,
+    pub(crate) drain: CancellationToken,
     left: Option<oneshot::Receiver<Left>>,
     runtime: Option<Runtime>,
 }
@@ -160,7 +161,7 @@ impl Rig {
             engine: ScriptedEngine::new(),
             clock,
             scheduler: stop,
-            _folder: folder,
+            folder,
         })
     }
 
@@ -181,6 +182,15 @@ impl Rig {
 
     /// Begins a worker with other settings, or with faults from its first call on.
     pub(crate) fn worker_with(&self, name: &str, set: impl FnOnce(&mut WorkerConfig, &Faults)) -> Result<Running> {
+        self.begin(name, false, set)
+    }
+
+    /// Begins a worker that hears no hints.
+    pub(crate) fn deaf_worker(&self, name: &str) -> Result<Running> {
+        self.begin(name, true, |_, _| {})
+    }
+
+    fn begin(&self, name: &str, deaf: bool, set: impl FnOnce(&mut WorkerConfig, &Faults)) -> Result<Running> {
         let faults = Arc::new(Faults::default());
         let mut config = WorkerConfig::default();
         config.host = name.to_owned();
@@ -190,6 +200,7 @@ impl Rig {
         let store = FaultyStore {
             store: Arc::new(self.store.clone()),
             faults: Arc::clone(&faults),
+            deaf,
         };
         let logs = FaultyLogs {
             logs: Arc::new(self.logs.clone()),
@@ -197,6 +208,7 @@ impl Rig {
         };
         let queue = Arc::new(self.queue.clone());
         let worker = Worker::new(Arc::new(store), queue, Arc::new(logs), executors, config);
+        let drain = worker.drain_token();
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(1)
             .enable_all()
@@ -212,6 +224,7 @@ impl Rig {
             name: name.to_owned(),
             faults,
             stop,
+            drain,
             left: Some(left),
             runtime: Some(runtime),
         })
@@ -353,6 +366,23 @@ impl Rig {
         Ok(String::from_utf8(bytes)?)
     }
 
+    /// Another process's way to the logs.
+    pub(crate) fn logs_elsewhere(&self) -> Result<Logs> {
+        Ok(Logs::folder(self.folder.path().join("logs"), LogsConfig::default())?)
+    }
+
+    /// The incarnation under which this worker lives now.
+    pub(crate) async fn incarnation(&self, worker: &str) -> Result<IncarnationId> {
+        case::until("it is registered", STATE, || async {
+            let workers = self.store.workers().await?;
+            let mut live = workers
+                .iter()
+                .filter(|record| record.host == worker && record.ended_at.is_none());
+            Ok(live.next().map(|record| record.incarnation))
+        })
+        .await
+    }
+
     /// Ends a worker's lease in the store, whatever the worker believes: what `judge` does with a lease that expired.
     pub(crate) async fn end_lease(&self, worker: &str) -> Result<()> {
         let workers = self.store.workers().await?;
@@ -406,6 +436,12 @@ impl Running {
             let dead = std::thread::spawn(move || runtime.shutdown_timeout(STATE)).join();
             assert!(dead.is_ok(), "the worker's runtime ends");
         }
+    }
+
+    /// Waits until it ends by itself.
+    pub(crate) async fn ends(mut self) -> Result<Left> {
+        let left = self.left.take().context("it runs")?;
+        Ok(tokio::time::timeout(STATE, left).await.context("it ends in time")??)
     }
 
     /// Stops it in good order.

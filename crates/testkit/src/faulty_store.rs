@@ -1,26 +1,33 @@
-//! One worker's way to the store, with faults and gates: what happens to its calls happens to no other worker's.
+//! A store behind faults and gates: one worker's or scheduler's way to it, so that what happens to its calls happens to
+//! nobody else's.
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use futures::stream::BoxStream;
 use robata_core::{
-    AttemptId, ClaimId, Epoch, ExecutorName, IncarnationId, InstallationId, JobId, Result,
+    AppName, AttemptId, ClaimId, Epoch, ExecutorName, IncarnationId, InstallationId, JobId, QueueName, Result,
     attempt::{AttemptChange, AttemptRecord, AttemptWrite, Claim, Claimed, HeldAttempt, Knowledge, Written},
     definition::{Catalog, CatalogWrite},
-    job::{Acted, Cancel, Enqueue, Enqueued, JobDetail, JobRecord, Line, Reference, RetryByHand},
+    executor::RealmId,
+    job::{Acted, Cancel, Enqueue, Enqueued, JobDetail, JobRecord, Key, Line, Reference, RetryByHand},
     store::{
-        Adopt, AttemptStore, CatalogStore, Due, HeartbeatAnswer, Hint, JobStore, LineRecord, ListJobs, Pruned,
-        Published, QueueCounts, Register, ScheduleStore, Store, Void, Window, WorkerRecord,
+        Adopt, AttemptStore, CatalogStore, Due, HeartbeatAnswer, Hint, JobStore, LineRecord, ListJobs, Pause, Pruned,
+        Published, QueueCounts, Register, ScheduleStore, SetAside, SetAsideRecord, Store, Void, Window, WorkerRecord,
     },
 };
-use robata_testkit::engine::Faults;
 
-/// A store behind faults.
+use crate::engine::Faults;
+
+/// A store behind faults; its calls are named `store.METHOD`, writes about attempts `record.WHAT`.
 #[derive(Debug)]
-pub(crate) struct FaultyStore {
-    pub(crate) store: Arc<dyn Store>,
-    pub(crate) faults: Arc<Faults>,
+pub struct FaultyStore {
+    /// The store.
+    pub store: Arc<dyn Store>,
+    /// What happens to the calls.
+    pub faults: Arc<Faults>,
+    /// Whether it hears no hints: they are lossy by contract, and nothing may depend on them.
+    pub deaf: bool,
 }
 
 /// The call's name by what is written first: most tests write about one attempt at a time.
@@ -39,25 +46,40 @@ fn written(writes: &[AttemptWrite]) -> &'static str {
 #[async_trait]
 impl JobStore for FaultyStore {
     async fn enqueue(&self, request: Enqueue) -> Result<Vec<Result<Enqueued>>> {
-        self.store.enqueue(request).await
+        self.faults.around("store.enqueue", self.store.enqueue(request)).await
+    }
+    async fn replays(&self, keys: Vec<(AppName, Key)>) -> Result<Vec<Result<Option<JobRecord>>>> {
+        self.faults.around("store.replays", self.store.replays(keys)).await
     }
     async fn cancel(&self, request: Cancel) -> Result<Acted> {
-        self.store.cancel(request).await
+        self.faults.around("store.cancel", self.store.cancel(request)).await
     }
     async fn retry(&self, request: RetryByHand) -> Result<Acted> {
-        self.store.retry(request).await
+        self.faults.around("store.retry", self.store.retry(request)).await
     }
     async fn follow(&self, attempt: AttemptId, lasting: Duration) -> Result<()> {
-        self.store.follow(attempt, lasting).await
+        self.faults
+            .around("store.follow", self.store.follow(attempt, lasting))
+            .await
     }
     async fn job(&self, id: JobId) -> Result<JobDetail> {
         self.faults.around("store.job", self.store.job(id)).await
     }
     async fn jobs(&self, request: ListJobs) -> Result<Vec<JobRecord>> {
-        self.store.jobs(request).await
+        self.faults.around("store.jobs", self.store.jobs(request)).await
     }
     async fn queue_counts(&self) -> Result<Vec<QueueCounts>> {
-        self.store.queue_counts().await
+        self.faults
+            .around("store.queue_counts", self.store.queue_counts())
+            .await
+    }
+    async fn pause(&self, queue: &QueueName, reason: Option<&str>, by: &str) -> Result<bool> {
+        self.faults
+            .around("store.pause", self.store.pause(queue, reason, by))
+            .await
+    }
+    async fn paused(&self) -> Result<BTreeMap<QueueName, Pause>> {
+        self.faults.around("store.paused", self.store.paused()).await
     }
 }
 
@@ -96,52 +118,80 @@ impl AttemptStore for FaultyStore {
         self.faults.around("store.known", self.store.known(attempts)).await
     }
     async fn workers(&self) -> Result<Vec<WorkerRecord>> {
-        self.store.workers().await
+        self.faults.around("store.workers", self.store.workers()).await
+    }
+    async fn drain(&self, incarnation: IncarnationId, by: &str) -> Result<()> {
+        self.faults
+            .around("store.drain", self.store.drain(incarnation, by))
+            .await
+    }
+    async fn set_aside(&self, messages: Vec<SetAside>) -> Result<()> {
+        self.faults
+            .around("store.set_aside", self.store.set_aside(messages))
+            .await
+    }
+    async fn set_aside_list(&self, before: Option<u64>, limit: usize) -> Result<Vec<SetAsideRecord>> {
+        self.faults
+            .around("store.set_aside_list", self.store.set_aside_list(before, limit))
+            .await
     }
 }
 
 #[async_trait]
 impl ScheduleStore for FaultyStore {
     async fn due(&self, max: usize) -> Result<Due> {
-        self.store.due(max).await
+        self.faults.around("store.due", self.store.due(max)).await
     }
     async fn lines(&self) -> Result<Vec<LineRecord>> {
         self.faults.around("store.lines", self.store.lines()).await
     }
     async fn references(&self, window: Window) -> Result<Vec<Reference>> {
-        self.store.references(window).await
+        self.faults
+            .around("store.references", self.store.references(window))
+            .await
     }
     async fn published(&self, published: Published) -> Result<()> {
-        self.store.published(published).await
+        self.faults
+            .around("store.published", self.store.published(published))
+            .await
     }
     async fn void(&self, line: &Line, what: Void) -> Result<usize> {
-        self.store.void(line, what).await
+        self.faults.around("store.void", self.store.void(line, what)).await
     }
     async fn judge(&self) -> Result<usize> {
-        self.store.judge().await
+        self.faults.around("store.judge", self.store.judge()).await
     }
     async fn settle_lost(
         &self,
         after: &BTreeMap<ExecutorName, Option<Duration>>,
         default: Duration,
     ) -> Result<Vec<AttemptId>> {
-        self.store.settle_lost(after, default).await
+        self.faults
+            .around("store.settle_lost", self.store.settle_lost(after, default))
+            .await
+    }
+    async fn lose(&self, realm: &RealmId, by: &str) -> Result<Vec<AttemptId>> {
+        self.faults.around("store.lose", self.store.lose(realm, by)).await
     }
     async fn prune(&self, max: usize) -> Result<Pruned> {
-        self.store.prune(max).await
+        self.faults.around("store.prune", self.store.prune(max)).await
     }
     async fn logs_removed(&self, attempts: &[AttemptId]) -> Result<()> {
-        self.store.logs_removed(attempts).await
+        self.faults
+            .around("store.logs_removed", self.store.logs_removed(attempts))
+            .await
     }
 }
 
 #[async_trait]
 impl CatalogStore for FaultyStore {
     async fn catalog(&self) -> Result<Catalog> {
-        self.store.catalog().await
+        self.faults.around("store.catalog", self.store.catalog()).await
     }
     async fn change_catalog(&self, revision: u64, writes: Vec<CatalogWrite>, by: &str) -> Result<Catalog> {
-        self.store.change_catalog(revision, writes, by).await
+        self.faults
+            .around("store.change_catalog", self.store.change_catalog(revision, writes, by))
+            .await
     }
 }
 
@@ -151,12 +201,15 @@ impl Store for FaultyStore {
         self.store.installation()
     }
     fn hints(&self) -> BoxStream<'static, Hint> {
+        if self.deaf {
+            return futures::StreamExt::boxed(futures::stream::pending());
+        }
         self.store.hints()
     }
     async fn check(&self, timeout: Duration) -> Result<()> {
-        self.store.check(timeout).await
+        self.faults.around("store.check", self.store.check(timeout)).await
     }
     async fn attempt(&self, id: AttemptId) -> Result<AttemptRecord> {
-        self.store.attempt(id).await
+        self.faults.around("store.attempt", self.store.attempt(id)).await
     }
 }
