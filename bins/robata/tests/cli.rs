@@ -399,3 +399,67 @@ fn wrong_usage_is_2() {
         assert_eq!(ran.code, Some(2), "{args:?}: {ran:?}");
     }
 }
+
+#[test]
+fn a_paused_queue_is_shown_and_resumed() {
+    let server = server();
+    let paused = server
+        .run(&["queues", "pause", "t", "--reason", "the disk is full"])
+        .ok();
+    assert!(paused.stdout.contains("paused"), "{paused:?}");
+    let id = server.enqueue(&["t/ok"]);
+    let job = eventually("it waits for the queue", || {
+        let job = server.job(&id);
+        (job["waiting"]["reason"] == "paused").then_some(job)
+    });
+    assert_eq!(job["waiting"]["message"], "the disk is full");
+    let list = server.run(&["queues", "list"]).ok();
+    assert!(list.stdout.contains("paused: the disk is full"), "{list:?}");
+    server.run(&["queues", "resume", "t"]).ok();
+    server.until(&id, "succeeded");
+    let unknown = server.run(&["queues", "pause", "x-y-z"]);
+    assert_eq!(unknown.code, Some(1), "{unknown:?}");
+    unknown.tells(&["x-y-z"]);
+}
+
+#[test]
+fn a_realm_with_a_live_worker_is_not_lost_and_nothing_was_set_aside() {
+    let server = server();
+    let workers = server.json(&["workers", "list"]);
+    let realm = workers["workers"][0]["executors"]["process"]["realm"].as_str().unwrap();
+    let refused = server.run(&["workers", "lost", realm]);
+    assert_eq!(refused.code, Some(1), "{refused:?}");
+    refused.tells(&["a live worker reaches the realm"]);
+    let unknown = server.run(&["workers", "lost", "there is no such realm"]);
+    assert_eq!(unknown.code, Some(1), "{unknown:?}");
+    let aside = server.run(&["queues", "set-aside"]).ok();
+    assert!(aside.stdout.contains("nothing was set aside"), "{aside:?}");
+}
+
+#[test]
+fn a_job_that_prints_more_than_is_kept_ends_all_the_same_and_its_log_says_so() {
+    let server = server();
+    server.apply(
+        r#"
+[apps.t.jobs.chatty]
+command = ["sh", "-c", "head -c 3000000 /dev/zero | tr '\\0' x; echo done >&2"]
+executor = "process"
+log_limit = "1Mi"
+"#,
+    );
+    let id = server.enqueue(&["t/chatty", "--wait"]);
+    let job = eventually("its log is sealed", || {
+        let job = server.job(&id);
+        (job["attempts"][0]["log"]["state"] != "open").then_some(job)
+    });
+    let log = &job["attempts"][0]["log"];
+    assert_eq!(log["state"], "incomplete", "{job}");
+    assert_eq!(log["reason"], "log_limit", "{job}");
+    assert_eq!(log["bytes"], 1 << 20, "{job}");
+    let printed = server.run(&["jobs", "logs", &id, "--stream", "stdout"]);
+    assert!(
+        printed.stdout.len() <= 1 << 20 && printed.stdout.starts_with("xxx"),
+        "{}",
+        printed.stdout.len()
+    );
+}

@@ -7,7 +7,9 @@ use std::{collections::BTreeSet, fs, path::PathBuf};
 
 use robata_client::definitions::{self, Format};
 use robata_core::definition::Document;
-use robata_settings::{Defaults, Sources};
+use robata_settings::{
+    Defaults, Loaded, PostgresSettings, QueueSettings, RedisSettings, Settings, Sources, StoreSettings,
+};
 use support::{Running, robata};
 
 fn examples() -> Vec<PathBuf> {
@@ -15,9 +17,10 @@ fn examples() -> Vec<PathBuf> {
     let mut files: Vec<_> = fs::read_dir(folder)
         .unwrap()
         .map(|entry| entry.unwrap().path())
+        .filter(|path| path.extension().is_some_and(|extension| extension == "toml"))
         .collect();
     files.sort();
-    assert!(files.len() >= 2, "{files:?}");
+    assert!(files.len() >= 4, "{files:?}");
     files
 }
 
@@ -49,11 +52,9 @@ fn every_example_parses() {
     }
 }
 
-#[test]
-fn the_embedded_example_has_every_setting_with_its_default() {
+/// The example with every setting switched on: each stands there as a comment, `#key = value`. Prose begins with `# `.
+fn switched_on(text: &str) -> Loaded {
     let folder = tempfile::tempdir().unwrap();
-    let text = include_str!("../../../config/embedded.toml");
-    // Each setting stands there as a comment: `#key = value`. Prose begins with `# `.
     let set: String = text
         .lines()
         .map(|line| {
@@ -65,31 +66,91 @@ fn the_embedded_example_has_every_setting_with_its_default() {
         .collect();
     let file = folder.path().join("set.toml");
     fs::write(&file, &set).unwrap();
-    let loaded = sources(Some(file))
+    sources(Some(file))
         .load()
-        .unwrap_or_else(|errors| panic!("{errors}\n{set}"));
-    let defaults = sources(None).load().unwrap();
-    assert_eq!(
-        robata_settings::Settings {
-            definitions: defaults.settings.definitions.clone(),
-            executors: unset(&loaded),
-            ..loaded.settings.clone()
-        },
-        defaults.settings
-    );
-    let told: BTreeSet<_> = loaded
-        .provenance()
-        .iter()
+        .unwrap_or_else(|errors| panic!("{errors}\n{set}"))
+}
+
+/// The keys that the example leaves out.
+fn left_out(loaded: &Loaded) -> BTreeSet<String> {
+    let entries = loaded.provenance().iter();
+    entries
         .filter(|entry| entry.place == robata_settings::Place::Default)
         .map(|entry| entry.key.clone())
-        .collect();
-    assert!(told.is_empty(), "settings that the example leaves out: {told:?}");
+        .collect()
+}
+
+/// The settings with what has no default taken out again.
+fn without_examples(loaded: &Loaded) -> Settings {
+    let mut settings = loaded.settings.clone();
+    settings.definitions.default_executor = None;
+    settings.executors = unset(loaded);
+    settings.worker.on_sigterm = None;
+    settings.telemetry.filter = None;
+    if let StoreSettings::Postgres(postgres) = &mut settings.store {
+        postgres.url.clear();
+        postgres.listen_url = None;
+    }
+    if let QueueSettings::Redis(redis) = &mut settings.queue {
+        redis.url.clear();
+        redis.ca = None;
+    }
+    settings
+}
+
+#[test]
+fn the_embedded_example_has_every_setting_with_its_default() {
+    let loaded = switched_on(include_str!("../../../config/embedded.toml"));
+    let defaults = sources(None).load().unwrap().settings;
+    assert_eq!(without_examples(&loaded), defaults);
+    assert_eq!(left_out(&loaded), BTreeSet::new());
+}
+
+#[test]
+fn the_daemons_examples_have_every_setting_that_they_read_with_its_default() {
+    let defaults = Settings {
+        store: StoreSettings::Postgres(PostgresSettings::default()),
+        queue: QueueSettings::Redis(RedisSettings::default()),
+        ..sources(None).load().unwrap().settings
+    };
+    for (text, not_read) in [
+        (include_str!("../../../config/master.toml"), &["worker."][..]),
+        (
+            include_str!("../../../config/worker.toml"),
+            &["server.listen", "limits.", "scheduler."],
+        ),
+    ] {
+        let loaded = switched_on(text);
+        assert_eq!(without_examples(&loaded), defaults);
+        let mut told = left_out(&loaded);
+        told.retain(|key| !not_read.iter().any(|table| key.starts_with(table)));
+        assert_eq!(told, BTreeSet::new());
+    }
+}
+
+#[test]
+fn the_units_start_what_there_is_and_leave_running_jobs_alone() {
+    for (name, text) in [
+        ("master", include_str!("../../../config/systemd/robata-master.service")),
+        ("worker", include_str!("../../../config/systemd/robata-worker.service")),
+    ] {
+        let start = format!("ExecStart=/usr/local/bin/robata-{name} --config /etc/robata/{name}.toml");
+        let mut section = "";
+        for line in text.lines().filter(|line| !line.is_empty() && !line.starts_with('#')) {
+            if let Some(header) = line.strip_prefix('[').and_then(|line| line.strip_suffix(']')) {
+                section = header;
+            } else {
+                assert!(line.contains('=') && !section.is_empty(), "{name}: {line}");
+            }
+        }
+        assert_eq!(section, "Install");
+        assert!(text.lines().any(|line| line == start), "{text}");
+        assert_eq!(text.contains("\nKillMode=process\n"), name == "worker");
+    }
 }
 
 /// The executors with what has no default taken out again.
-fn unset(
-    loaded: &robata_settings::Loaded,
-) -> std::collections::BTreeMap<robata_core::ExecutorName, robata_settings::ExecutorSettings> {
+fn unset(loaded: &Loaded) -> std::collections::BTreeMap<robata_core::ExecutorName, robata_settings::ExecutorSettings> {
     let mut executors = loaded.settings.executors.clone();
     for executor in executors.values_mut() {
         if let robata_settings::ExecutorSettings::Docker(docker) = executor {

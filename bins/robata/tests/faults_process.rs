@@ -207,3 +207,56 @@ fn stopped_for_longer_than_its_lease_it_wakes_and_each_job_has_run_once() {
     once.sort();
     assert_eq!(lines, once);
 }
+
+/// Every path below `folder` (itself not) with its mode, but those of `not`.
+fn modes(folder: &Path, not: &Path) -> std::io::Result<Vec<(PathBuf, u32)>> {
+    use std::os::unix::fs::MetadataExt;
+    let mut found = Vec::new();
+    for entry in fs::read_dir(folder)? {
+        let path = entry?.path();
+        let metadata = fs::symlink_metadata(&path)?;
+        if metadata.is_symlink() || path == not {
+            continue;
+        }
+        if metadata.is_dir() {
+            found.extend(modes(&path, not)?);
+        }
+        found.push((path, metadata.mode() & 0o777));
+    }
+    Ok(found)
+}
+
+#[test]
+fn a_job_of_another_user_reaches_its_payload_and_its_home_and_nothing_else() {
+    assert!(
+        nix::unistd::geteuid().is_root(),
+        "this test runs jobs as other users, which needs root"
+    );
+    let mut server = Server::start();
+    server.apply(
+        r#"
+        [apps.t.jobs.other]
+        executor = "process"
+        user = "nobody"
+        command = ["/bin/sh", "-c", "id -u; cat $ROBATA_PAYLOAD_FILE; echo; touch $HOME/x && ls $HOME"]
+        "#,
+    );
+    let id = server.enqueue(&["t/other", "--payload", "{\"a\": 1}"]);
+    server.until(&id, "succeeded");
+    let printed = server.run(&["jobs", "logs", &id]).ok().stdout;
+    assert_eq!(printed, "65534\n{\"a\": 1}\nx\n");
+    // The way to them shows nothing of what lies beside it.
+    let executors = server.data().join("executors");
+    let mut beside = modes(server.data(), &executors).unwrap();
+    // Put there by this test, not by the server.
+    beside.retain(|(path, _)| path.extension().is_none_or(|ending| ending != "toml"));
+    assert!(beside.len() > 2, "{beside:?}");
+    for (path, mode) in beside {
+        assert_eq!(mode & 0o077, 0, "{}: {mode:o}", path.display());
+    }
+    use std::os::unix::fs::MetadataExt;
+    for path in [server.data(), &executors] {
+        assert_eq!(fs::metadata(path).unwrap().mode() & 0o077, 0o011, "{}", path.display());
+    }
+    server.stop();
+}

@@ -63,7 +63,8 @@ pub struct DefinitionList {
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct ApplyRequest {
-    /// The document, as `jobs.toml` says it.
+    /// The document, as `jobs.toml` says it. A key that stands twice in it is an error.
+    #[serde(deserialize_with = "crate::strict::value")]
     pub document: Value,
     /// Images that replace those of the named apps.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]

@@ -4,9 +4,11 @@ pub mod catalog;
 pub mod enqueue;
 pub mod job;
 pub mod logs;
+pub mod operate;
 pub mod problem;
 pub mod span;
 pub mod status;
+pub mod strict;
 pub mod word;
 
 pub use self::{
@@ -14,6 +16,7 @@ pub use self::{
     enqueue::{BatchAnswer, BatchItem, BatchRequest, EnqueueRequest},
     job::{Attempt, AttemptLog, Job, JobList, Waiting},
     logs::{Gap, LogEntry, LogLine},
+    operate::{LoseRequest, LostAttempt, LostList, Pause, PauseRequest, SetAside, SetAsideList},
     problem::{Place, Problem},
     span::Span,
     status::{Health, Need, Queue, QueueLine, QueueList, Ready, Worker, WorkerExecutor, WorkerList},

@@ -9,6 +9,8 @@ use robata_core::{
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
+use crate::operate::Pause;
+
 /// All queues that have jobs or settings.
 #[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
 pub struct QueueList {
@@ -24,6 +26,8 @@ pub struct Queue {
     pub queue: QueueName,
     /// At most so many attempts at once, over all workers.
     pub max_running: Option<u32>,
+    /// Where it is paused: why, by whom and since when.
+    pub paused: Option<Pause>,
     /// Jobs that are not due.
     pub scheduled: u64,
     /// Jobs that wait for a worker.
@@ -90,6 +94,8 @@ pub struct Worker {
     /// When its lease ended, if it has.
     #[schema(value_type = Option<String>, format = DateTime)]
     pub ended_at: Option<Timestamp>,
+    /// Whether it was asked to drain: it takes nothing new, and leaves once what it holds has ended.
+    pub draining: bool,
 }
 
 /// An executor of a worker.
@@ -119,6 +125,7 @@ impl From<WorkerRecord> for Worker {
             started_at: record.started_at,
             seen_at: record.seen_at,
             ended_at: record.ended_at,
+            draining: record.draining,
         }
     }
 }

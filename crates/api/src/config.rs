@@ -16,6 +16,8 @@ pub struct ApiConfig {
     pub hosts: Vec<String>,
     /// A request's body has at most this many bytes.
     pub max_body_bytes: usize,
+    /// A body of settings (an apply, an app, a definition, a one-off) has at most this many bytes.
+    pub max_document_bytes: usize,
     /// Bodies that are being read have together at most this many bytes.
     pub max_bodies_bytes: usize,
     /// A body must arrive within this time.
@@ -37,6 +39,7 @@ impl Default for ApiConfig {
             executors: Vec::new(),
             hosts: Vec::new(),
             max_body_bytes: 64 << 20,
+            max_document_bytes: 4 << 20,
             max_bodies_bytes: 256 << 20,
             body_timeout: Duration::from_secs(30),
             max_payload_bytes: payload::DEFAULT_MAX_BYTES,

@@ -6,14 +6,19 @@ use axum::http::{HeaderMap, StatusCode};
 use bytes::Bytes;
 use robata_api_types::{EnqueueRequest, Span};
 use robata_core::{
-    AppName, JobId, Payload, QueueName,
-    definition::{App, Catalog, Definition, JobEntry},
+    AppName, JobId, JobName, Payload, QueueName,
+    definition::{App, Catalog, Definition, JobEntry, document::check_env_name},
     job::{Key, Line, NewJob, PRIORITIES, When},
+};
+use serde::{
+    Deserialize, Deserializer,
+    de::{self, IgnoredAny},
 };
 use serde_json::value::RawValue;
 use sha2::{Digest, Sha256};
 
 use crate::{
+    body::{OneJob, Purpose, parse},
     config::ApiConfig,
     refused::{Refused, Result, nearest},
 };
@@ -26,80 +31,184 @@ const MAX_SPAN: Duration = Duration::from_secs(10 * 366 * 24 * 3600);
 const MAX_LABEL_KEY_BYTES: usize = 128;
 /// A label's value has at most this many bytes.
 const MAX_LABEL_VALUE_BYTES: usize = 1024;
+/// The text of a smaller request can be kept whatever it says.
+const COUNTED: usize = 64 << 10;
 /// An enqueuer's environment has together at most this many bytes: an engine's limit is not far above.
 const MAX_ENV_BYTES: usize = 64 << 10;
 
-/// A job for the store, of a request.
-pub(crate) fn resolve(
-    request: EnqueueRequest,
-    catalog: &Catalog,
-    config: &ApiConfig,
-    traceparent: Option<&str>,
-) -> Result<NewJob> {
-    let (_, entry) = entry(catalog, &request)?;
-    let definition = &*entry.definition;
-    let payload = payload(request.payload, config)?;
-    check_labels(&request.labels, config)?;
-    check_env(&request.env, definition)?;
-    let options = Options {
-        queue: request.queue.as_ref(),
-        when: when(request.delay_seconds, request.run_at)?,
-        expires_in: expires_in(request.expires_in)?,
-        priority: priority(request.priority)?,
-        env: &request.env,
-        labels: &request.labels,
-    };
-    let key = match request.idempotency_key {
-        Some(key) => {
-            let request = hash(&request.app, request.job.as_str(), &options, &payload);
-            Some(Key {
+/// A request that is good as far as it can be told without the catalog.
+#[derive(Debug)]
+pub(crate) struct Checked {
+    app: AppName,
+    job: JobName,
+    payload: Payload,
+    queue: Option<QueueName>,
+    when: When,
+    expires_in: Option<Duration>,
+    priority: i8,
+    env: BTreeMap<String, String>,
+    labels: BTreeMap<String, String>,
+    key: Option<Key>,
+}
+
+impl Checked {
+    pub(crate) fn new(request: EnqueueRequest, config: &ApiConfig) -> Result<Self> {
+        let payload = payload(request.payload, config)?;
+        check_labels(&request.labels, config)?;
+        check_env(&request.env)?;
+        let mut checked = Self {
+            app: request.app,
+            job: request.job,
+            payload,
+            queue: request.queue,
+            when: when(request.delay_seconds, request.run_at)?,
+            expires_in: expires_in(request.expires_in)?,
+            priority: priority(request.priority)?,
+            env: request.env,
+            labels: request.labels,
+            key: None,
+        };
+        checked.key = match request.idempotency_key {
+            Some(key) => Some(Key {
                 key: check_key(key)?,
-                request,
-            })
+                request: checked.hash(),
+            }),
+            None => None,
+        };
+        Ok(checked)
+    }
+
+    /// The key, with the app in which it is one.
+    pub(crate) fn key(&self) -> Option<(AppName, Key)> {
+        Some((self.app.clone(), self.key.clone()?))
+    }
+
+    /// Whether the catalog lets it be; what is refused here a newer catalog may allow.
+    pub(crate) fn allowed_by(&self, catalog: &Catalog) -> Result<()> {
+        let definition = &*entry(catalog, &self.app, &self.job)?.definition;
+        check_env_allowed(&self.env, definition)?;
+        queue(catalog, &self.app, self.queue.clone(), definition).map(drop)
+    }
+
+    /// The job for the store.
+    pub(crate) fn resolve(self, catalog: &Catalog, config: &ApiConfig, traceparent: Option<&str>) -> Result<NewJob> {
+        let definition = &*entry(catalog, &self.app, &self.job)?.definition;
+        check_env_allowed(&self.env, definition)?;
+        let queue_chosen = self.queue.is_some();
+        Ok(NewJob {
+            id: JobId::new(),
+            line: Line {
+                queue: queue(catalog, &self.app, self.queue, definition)?,
+                executor: executor(definition, config),
+            },
+            app: self.app,
+            job: self.job,
+            queue_chosen,
+            payload: self.payload,
+            labels: self.labels,
+            env: self.env,
+            priority: self.priority,
+            when: self.when,
+            expires_in: self.expires_in,
+            key: self.key,
+            max_attempts: definition.retry.max_attempts,
+            definition: None,
+            traceparent: traceparent.map(str::to_owned),
+        })
+    }
+
+    /// SHA-256 over the parsed request (DESIGN.md §6): each part with its length before it, so that no two read alike.
+    fn hash(&self) -> [u8; 32] {
+        let mut hash = Sha256::new();
+        let mut part = |bytes: &[u8]| {
+            hash.update((bytes.len() as u64).to_be_bytes());
+            hash.update(bytes);
+        };
+        part(self.app.as_str().as_bytes());
+        part(self.job.as_str().as_bytes());
+        part(self.queue.as_ref().map_or(b"", |queue| queue.as_str().as_bytes()));
+        match self.when {
+            When::Now => part(b"now"),
+            When::In(delay) => part(format!("in {}", delay.as_millis()).as_bytes()),
+            When::At(at) => part(format!("at {}", at.as_millis()).as_bytes()),
         }
-        None => None,
-    };
-    let (when, expires_in, priority) = (options.when, options.expires_in, options.priority);
-    let queue_chosen = request.queue.is_some();
-    let queue = queue(catalog, &request.app, request.queue, definition)?;
-    Ok(NewJob {
-        id: JobId::new(),
-        line: Line {
-            queue,
-            executor: executor(definition, config),
-        },
-        app: request.app,
-        job: request.job,
-        queue_chosen,
-        payload,
-        labels: request.labels,
-        env: request.env,
-        priority,
-        when,
-        expires_in,
-        key,
-        max_attempts: definition.retry.max_attempts,
-        definition: None,
-        traceparent: traceparent.map(str::to_owned),
+        let expires = self.expires_in.map(|span| span.as_millis().to_string());
+        part(expires.unwrap_or_default().as_bytes());
+        part(&self.priority.to_be_bytes());
+        for map in [&self.env, &self.labels] {
+            part(&map.len().to_be_bytes());
+            for (key, value) in map {
+                part(key.as_bytes());
+                part(value.as_bytes());
+            }
+        }
+        part(&self.payload.compact());
+        hash.finalize().into()
+    }
+}
+
+/// Reads one job. What would take far more memory than its text is counted before it is kept.
+pub(crate) fn read(json: &[u8], config: &ApiConfig) -> Result<Checked> {
+    // In a batch, too, where the body may be larger.
+    if json.len() > OneJob::most(config) {
+        return Err(OneJob::too_large(config));
+    }
+    if json.len() > COUNTED
+        // What cannot be counted is no good request either, and the second look says why.
+        && let Ok(counted) = serde_json::from_slice::<Counted>(json)
+    {
+        bounded_labels(counted.labels.0, config)?;
+        // Each has a name of a byte at least.
+        bounded_env(counted.env.0)?;
+    }
+    Checked::new(parse::<EnqueueRequest>(json)?, config)
+}
+
+/// How many labels and variables a request has; nothing else of it is looked at.
+#[derive(Deserialize)]
+struct Counted {
+    #[serde(default)]
+    labels: Count,
+    #[serde(default)]
+    env: Count,
+}
+
+/// The number of a map's entries, which are read over.
+#[derive(Default)]
+struct Count(usize);
+
+impl<'de> Deserialize<'de> for Count {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> std::result::Result<Self, D::Error> {
+        struct Counter;
+
+        impl<'de> de::Visitor<'de> for Counter {
+            type Value = Count;
+
+            fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                f.write_str("a map")
+            }
+
+            fn visit_map<A: de::MapAccess<'de>>(self, mut map: A) -> std::result::Result<Count, A::Error> {
+                let mut count = 0;
+                while map.next_entry::<IgnoredAny, IgnoredAny>()?.is_some() {
+                    count += 1;
+                }
+                Ok(Count(count))
+            }
+        }
+
+        deserializer.deserialize_map(Counter)
+    }
+}
+
+/// The definition, or 404 with the nearest ones.
+pub(crate) fn entry<'c>(catalog: &'c Catalog, name: &AppName, job: &JobName) -> Result<&'c JobEntry> {
+    let jobs = &app(catalog, name)?.jobs;
+    jobs.get(job).ok_or_else(|| {
+        let detail = format!("app {name} has no job definition {job}");
+        let known = jobs.keys().map(JobName::as_str);
+        Refused::not_found("unknown_definition", detail).near(nearest(job.as_str(), known))
     })
-}
-
-/// Whether the refusal is for a name that a newer catalog may know.
-pub(crate) fn is_unknown_name(refused: &Refused) -> bool {
-    matches!(
-        &*refused.0.code,
-        "unknown_app" | "unknown_definition" | "queue_not_allowed"
-    )
-}
-
-fn entry<'c>(catalog: &'c Catalog, request: &EnqueueRequest) -> Result<(&'c App, &'c JobEntry)> {
-    let app = app(catalog, &request.app)?;
-    let entry = app.jobs.get(&request.job).ok_or_else(|| {
-        let detail = format!("app {} has no job definition {}", request.app, request.job);
-        let known = app.jobs.keys().map(|job| job.as_str());
-        Refused::not_found("unknown_definition", detail).near(nearest(request.job.as_str(), known))
-    })?;
-    Ok((app, entry))
 }
 
 /// The app, or 404 with the nearest ones.
@@ -192,12 +301,17 @@ fn check_key(key: String) -> Result<String> {
     Ok(key)
 }
 
-fn check_labels(labels: &BTreeMap<String, String>, config: &ApiConfig) -> Result<()> {
-    if labels.len() > config.max_labels {
-        let (count, most) = (labels.len(), config.max_labels);
+fn bounded_labels(count: usize, config: &ApiConfig) -> Result<()> {
+    if count > config.max_labels {
+        let most = config.max_labels;
         let detail = format!("there are {count} labels; at most {most} are allowed");
         return Err(Refused::invalid("too_many_labels", detail));
     }
+    Ok(())
+}
+
+fn check_labels(labels: &BTreeMap<String, String>, config: &ApiConfig) -> Result<()> {
+    bounded_labels(labels.len(), config)?;
     for (key, value) in labels {
         let bad_key =
             key.is_empty() || key.len() > MAX_LABEL_KEY_BYTES || key.chars().any(|c| c == '=' || c.is_control());
@@ -206,79 +320,49 @@ fn check_labels(labels: &BTreeMap<String, String>, config: &ApiConfig) -> Result
                 format!("a label's key has 1 to {MAX_LABEL_KEY_BYTES} bytes, no '=' and no control characters");
             return Err(Refused::invalid("invalid_label", detail));
         }
-        if value.len() > MAX_LABEL_VALUE_BYTES || value.contains('\0') {
-            let detail = format!("label {key}: a value has at most {MAX_LABEL_VALUE_BYTES} bytes and no NUL");
+        // They would reach the terminals of those who list jobs.
+        if value.len() > MAX_LABEL_VALUE_BYTES || value.chars().any(char::is_control) {
+            let detail =
+                format!("label {key}: a value has at most {MAX_LABEL_VALUE_BYTES} bytes and no control characters");
             return Err(Refused::invalid("invalid_label", detail));
         }
     }
     Ok(())
 }
 
-/// An enqueuer sets only what the definition lists. Values are never told.
-fn check_env(env: &BTreeMap<String, String>, definition: &Definition) -> Result<()> {
-    let mut bytes = 0;
-    for (name, value) in env {
-        if !definition.env_allow.contains(name) {
-            let detail = if definition.env_allow.is_empty() {
-                format!("env {name:?}: the definition's env_allow lists nothing that may be set")
-            } else {
-                let allowed = definition.env_allow.join(", ");
-                format!("env {name:?} is not in the definition's env_allow ({allowed})")
-            };
-            return Err(Refused::invalid("env_not_allowed", detail));
-        }
-        robata_core::definition::document::check_env_name(name)
-            .map_err(|message| Refused::invalid("env_not_allowed", message))?;
-        if value.contains('\0') {
-            let detail = format!("env {name}: the value has a NUL, which no environment can hold");
-            return Err(Refused::invalid("invalid", detail));
-        }
-        bytes += name.len() + value.len();
-    }
+fn bounded_env(bytes: usize) -> Result<()> {
     if bytes > MAX_ENV_BYTES {
-        let detail = format!("env has {bytes} bytes; at most {MAX_ENV_BYTES} are allowed");
+        let detail = format!("env has more than the {MAX_ENV_BYTES} bytes that are allowed");
         return Err(Refused::invalid("invalid", detail));
     }
     Ok(())
 }
 
-/// What a key's hash covers besides app, job and payload.
-struct Options<'r> {
-    queue: Option<&'r QueueName>,
-    when: When,
-    expires_in: Option<Duration>,
-    priority: i8,
-    env: &'r BTreeMap<String, String>,
-    labels: &'r BTreeMap<String, String>,
-}
-
-/// SHA-256 over the parsed request (DESIGN.md §6): each part with its length before it, so that no two read alike.
-fn hash(app: &AppName, job: &str, options: &Options<'_>, payload: &Payload) -> [u8; 32] {
-    let mut hash = Sha256::new();
-    let mut part = |bytes: &[u8]| {
-        hash.update((bytes.len() as u64).to_be_bytes());
-        hash.update(bytes);
-    };
-    part(app.as_str().as_bytes());
-    part(job.as_bytes());
-    part(options.queue.map_or(b"", |queue| queue.as_str().as_bytes()));
-    match options.when {
-        When::Now => part(b"now"),
-        When::In(delay) => part(format!("in {}", delay.as_millis()).as_bytes()),
-        When::At(at) => part(format!("at {}", at.as_millis()).as_bytes()),
-    }
-    let expires = options.expires_in.map(|span| span.as_millis().to_string());
-    part(expires.unwrap_or_default().as_bytes());
-    part(&options.priority.to_be_bytes());
-    for map in [options.env, options.labels] {
-        part(&map.len().to_be_bytes());
-        for (key, value) in map {
-            part(key.as_bytes());
-            part(value.as_bytes());
+/// Values are never told.
+fn check_env(env: &BTreeMap<String, String>) -> Result<()> {
+    bounded_env(env.iter().map(|(name, value)| name.len() + value.len()).sum())?;
+    for (name, value) in env {
+        check_env_name(name).map_err(|message| Refused::invalid("env_not_allowed", message))?;
+        if value.contains('\0') {
+            let detail = format!("env {name}: the value has a NUL, which no environment can hold");
+            return Err(Refused::invalid("invalid", detail));
         }
     }
-    part(&payload.compact());
-    hash.finalize().into()
+    Ok(())
+}
+
+/// An enqueuer sets only what the definition lists.
+fn check_env_allowed(env: &BTreeMap<String, String>, definition: &Definition) -> Result<()> {
+    let Some(name) = env.keys().find(|name| !definition.env_allow.contains(name)) else {
+        return Ok(());
+    };
+    let detail = if definition.env_allow.is_empty() {
+        format!("env {name:?}: the definition's env_allow lists nothing that may be set")
+    } else {
+        let allowed = definition.env_allow.join(", ");
+        format!("env {name:?} is not in the definition's env_allow ({allowed})")
+    };
+    Err(Refused::invalid("env_not_allowed", detail))
 }
 
 /// The request's `traceparent`, if it is a valid one; else there is none, as the W3C's text wants it.

@@ -7,32 +7,42 @@
 use std::{net::IpAddr, sync::Arc};
 
 use axum::{
-    extract::{Request, State},
+    extract::{MatchedPath, Request, State},
     http::{HeaderMap, HeaderValue, Method, StatusCode, Uri, header},
     middleware::Next,
     response::{IntoResponse, Response},
 };
+use tokio::time::Instant;
 
 use crate::{
     config::ApiConfig,
     refused::{Refused, Result},
+    requests,
     shared::Shared,
 };
 
 pub(crate) async fn guard(State(shared): State<Arc<Shared>>, request: Request, next: Next) -> Response {
+    let begin = Instant::now();
+    let method = request.method().clone();
+    let route = request.extensions().get::<MatchedPath>().cloned();
     let checked = check(&shared.config, request.method(), request.uri(), request.headers());
     let mut response = match checked {
         Ok(()) => next.run(request).await,
         Err(refused) => refused.into_response(),
     };
-    shared.metrics.answered(response.status().as_u16());
-    let headers = response.headers_mut();
-    headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
-    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    requests::answered(&method, route.as_ref(), response.status(), begin.elapsed());
+    harden(response.headers_mut());
     response
 }
 
-fn check(config: &ApiConfig, method: &Method, uri: &Uri, headers: &HeaderMap) -> Result<()> {
+/// What every answer says to a browser.
+pub(crate) fn harden(headers: &mut HeaderMap) {
+    headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+}
+
+/// Whether the request may pass.
+pub(crate) fn check(config: &ApiConfig, method: &Method, uri: &Uri, headers: &HeaderMap) -> Result<()> {
     let host = host(uri, headers)?;
     if !is_allowed(host, config) {
         return Err(Refused::new(
@@ -141,14 +151,14 @@ fn length(config: &ApiConfig, headers: &HeaderMap) -> Result<()> {
         .get(header::CONTENT_LENGTH)
         .and_then(|length| length.to_str().ok()?.parse::<u64>().ok());
     if declared.is_some_and(|length| length > config.max_body_bytes as u64) {
-        return Err(too_large(config));
+        return Err(too_large(config.max_body_bytes));
     }
     Ok(())
 }
 
 /// 413.
-pub(crate) fn too_large(config: &ApiConfig) -> Refused {
-    let detail = format!("a request's body has at most {} bytes", config.max_body_bytes);
+pub(crate) fn too_large(most: usize) -> Refused {
+    let detail = format!("this request's body has at most {most} bytes");
     Refused::new(StatusCode::PAYLOAD_TOO_LARGE, "body_too_large", detail)
 }
 

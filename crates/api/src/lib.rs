@@ -8,8 +8,10 @@ mod guard;
 mod hub;
 mod metrics;
 mod path;
+mod probes;
 mod query;
 mod refused;
+mod requests;
 mod routes;
 mod shared;
 
@@ -20,6 +22,7 @@ use tokio_util::sync::CancellationToken;
 
 pub use self::{
     config::ApiConfig,
+    probes::{CHECK, Probes, TryNeeds, WriteMetrics, need, probes},
     routes::{openapi, router},
 };
 
@@ -32,6 +35,10 @@ pub struct Api {
     pub logs: Arc<dyn LogStore>,
     /// Bounds and names.
     pub config: ApiConfig,
+    /// What else it needs besides store and logs, for readiness; without them it is only degraded.
+    pub others: Option<TryNeeds>,
+    /// What else the process counts, for `/metrics`.
+    pub metrics: Option<WriteMetrics>,
     /// Ends long polls and followed logs, so that a server can drain.
     pub shutdown: CancellationToken,
 }
@@ -44,6 +51,8 @@ impl Api {
             store,
             logs,
             config,
+            others: None,
+            metrics: None,
             shutdown: CancellationToken::new(),
         }
     }

@@ -13,7 +13,6 @@ pub(crate) struct Metrics {
     created: AtomicU64,
     replayed: AtomicU64,
     refused: AtomicU64,
-    answers: [AtomicU64; 5],
 }
 
 impl Metrics {
@@ -27,12 +26,6 @@ impl Metrics {
 
     pub(crate) fn refused(&self) {
         self.refused.fetch_add(1, Ordering::Relaxed);
-    }
-
-    pub(crate) fn answered(&self, status: u16) {
-        if let Some(counter) = self.answers.get(usize::from(status / 100).saturating_sub(1)) {
-            counter.fetch_add(1, Ordering::Relaxed);
-        }
     }
 
     /// All of it, and what the store says now; `None` where the store does not answer.
@@ -56,16 +49,6 @@ impl Metrics {
         ] {
             let count = counter.load(Ordering::Relaxed);
             writeln!(out, "robata_enqueued_total{{result=\"{result}\"}} {count}")?;
-        }
-        head(
-            out,
-            "robata_http_responses_total",
-            "counter",
-            "Answers, by class of status",
-        )?;
-        for (class, counter) in (1..).zip(&self.answers) {
-            let count = counter.load(Ordering::Relaxed);
-            writeln!(out, "robata_http_responses_total{{class=\"{class}xx\"}} {count}")?;
         }
         head(
             out,

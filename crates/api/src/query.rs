@@ -1,12 +1,18 @@
 //! Query parameters: each known by name, an unknown one refused with the nearest that there is.
 
-use std::{str::FromStr, sync::Arc};
+use std::{collections::HashMap, str::FromStr, sync::Arc};
 
 use axum::{
-    extract::{FromRequestParts, Query as AxumQuery},
-    http::request::Parts,
+    extract::{FromRequestParts, MatchedPath, Query as AxumQuery, Request, State},
+    http::{Method, Uri, request::Parts},
+    middleware::Next,
+    response::{IntoResponse, Response},
 };
 use robata_core::definition::document::unknown_key;
+use utoipa::openapi::{
+    OpenApi, RefOr,
+    path::{Operation, ParameterIn},
+};
 
 use crate::{
     refused::{Refused, Result},
@@ -28,22 +34,82 @@ impl FromRequestParts<Arc<Shared>> for Query {
     }
 }
 
-impl Query {
-    /// Refuses parameters that are none of `known`.
-    pub(crate) fn only(self, known: &[&str]) -> Result<Self> {
-        match self.0.iter().find(|(key, _)| !known.contains(&key.as_str())) {
-            None => Ok(self),
+/// The parameters that each route knows, as the OpenAPI document has them: what stands there is what is taken.
+#[derive(Debug, Default)]
+pub(crate) struct Known(HashMap<String, HashMap<Method, Vec<String>>>);
+
+impl Known {
+    pub(crate) fn of(document: &OpenApi) -> Self {
+        let names = |operation: &Operation| {
+            let parameters = operation.parameters.iter().flatten();
+            parameters
+                .filter_map(|parameter| match parameter {
+                    RefOr::T(parameter) if matches!(parameter.parameter_in, ParameterIn::Query) => {
+                        Some(parameter.name.clone())
+                    }
+                    _ => None,
+                })
+                .collect::<Vec<_>>()
+        };
+        let routes = document.paths.paths.iter().map(|(path, item)| {
+            let methods = [
+                (Method::GET, &item.get),
+                (Method::HEAD, &item.get),
+                (Method::PUT, &item.put),
+                (Method::POST, &item.post),
+                (Method::DELETE, &item.delete),
+                (Method::PATCH, &item.patch),
+            ];
+            let known = methods.map(|(method, operation)| Some((method, names(operation.as_ref()?))));
+            (path.clone(), known.into_iter().flatten().collect())
+        });
+        Self(routes.collect())
+    }
+
+    /// Refuses parameters that the route does not know.
+    fn check(&self, method: &Method, route: &str, uri: &Uri) -> Result<()> {
+        if uri.query().is_none_or(str::is_empty) {
+            return Ok(());
+        }
+        let known = match self.0.get(route) {
+            Some(methods) => match methods.get(method) {
+                Some(known) => known.iter().map(String::as_str).collect(),
+                // Answered by the router: it does not know the method.
+                None => return Ok(()),
+            },
+            // The document itself.
+            None => Vec::new(),
+        };
+        let AxumQuery(pairs) = AxumQuery::<Vec<(String, String)>>::try_from_uri(uri)
+            .map_err(|error| Refused::bad("invalid_query", error.body_text()))?;
+        match pairs.iter().find(|(key, _)| !known.contains(&key.as_str())) {
+            None => Ok(()),
             Some((key, _)) if known.is_empty() => Err(Refused::bad(
                 "invalid_query",
                 format!("unknown parameter {key:?}: there are none here"),
             )),
             Some((key, _)) => {
-                let detail = unknown_key(key, known).replacen("key", "parameter", 1);
+                let detail = unknown_key(key, &known).replacen("key", "parameter", 1);
                 Err(Refused::bad("invalid_query", detail))
             }
         }
     }
+}
 
+/// Lets pass what has no parameter that its route does not know.
+pub(crate) async fn only_known(
+    State(known): State<Arc<Known>>,
+    route: MatchedPath,
+    request: Request,
+    next: Next,
+) -> Response {
+    match known.check(request.method(), route.as_str(), request.uri()) {
+        Ok(()) => next.run(request).await,
+        Err(refused) => refused.into_response(),
+    }
+}
+
+impl Query {
     /// The one value of `key`.
     pub(crate) fn text(&self, key: &str) -> Result<Option<&str>> {
         let mut values = self

@@ -120,8 +120,15 @@ impl IntoResponse for Refused {
     }
 }
 
+/// Longer names than this are near to nothing.
+const MAX_NAME: usize = 256;
+
 /// Up to three of `known` that are near to `name`, the nearest first.
 pub(crate) fn nearest<'a>(name: &str, known: impl Iterator<Item = &'a str>) -> Vec<String> {
+    // What is so long is no slip of the pen, and to compare it is work.
+    if name.len() > MAX_NAME {
+        return Vec::new();
+    }
     let mut near: Vec<(usize, &str)> = known
         .map(|known| {
             let distance = strsim::damerau_levenshtein(&name.to_lowercase(), &known.to_lowercase());

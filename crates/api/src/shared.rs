@@ -17,7 +17,7 @@ use tokio::{
 };
 use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 
-use crate::{Api, body, config::ApiConfig, hub::Hub, metrics::Metrics, refused::Result};
+use crate::{Api, TryNeeds, WriteMetrics, body, config::ApiConfig, hub::Hub, metrics::Metrics, refused::Result};
 
 /// Hints may be lost: the catalog is also looked at this often.
 const REFRESH: Duration = Duration::from_secs(10);
@@ -31,6 +31,8 @@ pub(crate) struct Shared {
     pub(crate) store: Arc<dyn Store>,
     pub(crate) logs: Arc<dyn LogStore>,
     pub(crate) config: ApiConfig,
+    pub(crate) others: Option<TryNeeds>,
+    pub(crate) more_metrics: Option<WriteMetrics>,
     pub(crate) shutdown: CancellationToken,
     pub(crate) hub: Arc<Hub>,
     pub(crate) metrics: Metrics,
@@ -46,6 +48,8 @@ impl Shared {
             store: api.store,
             logs: api.logs,
             config: api.config,
+            others: api.others,
+            more_metrics: api.metrics,
             shutdown: api.shutdown,
             hub: Arc::default(),
             metrics: Metrics::default(),

@@ -11,8 +11,10 @@ use crate::error::ClientError;
 
 /// A connection is given up after this time.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
-/// An ordinary answer is given up after this time.
+/// An ordinary answer is given up after this time; of a long one, each piece.
 const TIMEOUT: Duration = Duration::from_secs(60);
+/// A peer that has gone without a word is noticed about so long after it went, also where nothing is due from it.
+const KEEPALIVE: Duration = Duration::from_secs(30);
 /// So much of an answer that is not Robata's is shown.
 const SHOWN: usize = 200;
 
@@ -20,6 +22,8 @@ const SHOWN: usize = 200;
 #[derive(Clone, Debug)]
 pub struct Client {
     http: reqwest::Client,
+    /// Each piece of an answer has a time limit, the whole has none.
+    long: reqwest::Client,
     base: Url,
     server: String,
     token: Option<Token>,
@@ -53,15 +57,22 @@ impl Client {
         if base.scheme() != "http" {
             return Err(invalid("only http:// is spoken here".to_owned()));
         }
-        let mut builder = reqwest::Client::builder()
-            .connect_timeout(CONNECT_TIMEOUT)
-            .tcp_nodelay(true)
-            .redirect(reqwest::redirect::Policy::none());
-        if is_loopback(&base) {
-            builder = builder.no_proxy();
-        }
+        let builder = || {
+            let builder = reqwest::Client::builder()
+                .connect_timeout(CONNECT_TIMEOUT)
+                .tcp_keepalive(KEEPALIVE)
+                .tcp_nodelay(true)
+                .redirect(reqwest::redirect::Policy::none());
+            if is_loopback(&base) {
+                builder.no_proxy()
+            } else {
+                builder
+            }
+        };
+        let build = |builder: reqwest::ClientBuilder| builder.build().map_err(|error| invalid(error.to_string()));
         Ok(Self {
-            http: builder.build().map_err(|error| invalid(error.to_string()))?,
+            http: build(builder())?,
+            long: build(builder().read_timeout(TIMEOUT))?,
             server: base.as_str().trim_end_matches('/').to_owned(),
             base,
             token: token.map(|token| Token(token.to_owned())),
@@ -76,18 +87,31 @@ impl Client {
 
     /// A request to a path below `/api/v1`.
     pub(crate) fn api(&self, method: Method, path: &[&str]) -> RequestBuilder {
-        let whole: Vec<&str> = ["api", "v1"].iter().chain(path).copied().collect();
-        self.plain(method, &whole)
+        self.request(&self.http, method, &below_api(path)).timeout(TIMEOUT)
+    }
+
+    /// A request to a path below `/api/v1` whose answer may take however long, if only each piece of it comes in time.
+    pub(crate) fn api_long(&self, method: Method, path: &[&str]) -> RequestBuilder {
+        self.request(&self.long, method, &below_api(path))
+    }
+
+    /// The same where even a piece may take however long: nothing is due until something happens.
+    pub(crate) fn api_endless(&self, method: Method, path: &[&str]) -> RequestBuilder {
+        self.request(&self.http, method, &below_api(path))
     }
 
     /// A request to a path.
     pub(crate) fn plain(&self, method: Method, path: &[&str]) -> RequestBuilder {
+        self.request(&self.http, method, path).timeout(TIMEOUT)
+    }
+
+    fn request(&self, http: &reqwest::Client, method: Method, path: &[&str]) -> RequestBuilder {
         let mut url = self.base.clone();
         // Only addresses that cannot have a path fail here, and http:// ones can.
         if let Ok(mut segments) = url.path_segments_mut() {
             segments.pop_if_empty().extend(path);
         }
-        let request = self.http.request(method, url).timeout(TIMEOUT);
+        let request = http.request(method, url);
         match &self.token {
             Some(Token(token)) => request.bearer_auth(token),
             None => request,
@@ -163,6 +187,10 @@ impl Client {
             body: String::from_utf8_lossy(body).chars().take(SHOWN).collect(),
         }
     }
+}
+
+fn below_api<'p>(path: &[&'p str]) -> Vec<&'p str> {
+    ["api", "v1"].iter().chain(path).copied().collect()
 }
 
 /// A JSON body without a detour over a tree.

@@ -133,15 +133,19 @@ impl Client {
     ///
     /// A server that does not answer (it is being restarted) is borne for [`PATIENCE`].
     pub async fn wait(&self, id: JobId) -> Result<Job, ClientError> {
-        let mut heard = Instant::now();
+        // Since the first of the errors in a row: the time of a long poll that broke off is no silence.
+        let mut silent_since = None;
         loop {
             match self.job_within(id, POLL).await {
                 Ok(job) if job.state.is_ended() => return Ok(job),
-                Ok(_) => heard = Instant::now(),
-                Err(error) if error.is_passing() && heard.elapsed() < PATIENCE => {
+                Ok(_) => silent_since = None,
+                Err(error) => {
+                    let since = *silent_since.get_or_insert_with(Instant::now);
+                    if !error.is_passing() || since.elapsed() >= PATIENCE {
+                        return Err(error);
+                    }
                     sleep(RETRY).await;
                 }
-                Err(error) => return Err(error),
             }
         }
     }

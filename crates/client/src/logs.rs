@@ -1,5 +1,6 @@
 //! Logs: as printed, or as entries that say stream, time, gaps and the end.
 
+use crate::{error::ClientError, http::Client};
 use bytes::{Bytes, BytesMut};
 use futures::{
     Stream, StreamExt, TryStreamExt,
@@ -8,12 +9,6 @@ use futures::{
 use reqwest::{Method, Response, header};
 use robata_api_types::{LogEntry, LogLine, logs::NDJSON};
 use robata_core::JobId;
-use std::time::Duration;
-
-use crate::{error::ClientError, http::Client};
-
-/// A request may take this long in all while it follows: as good as for ever.
-const FOLLOW: Duration = Duration::from_secs(365 * 24 * 3600);
 
 /// Which part of a log.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -63,14 +58,14 @@ impl Client {
         query.extend(request.stream.clone().map(|stream| ("stream", stream)));
         query.extend(request.offset.map(|offset| ("offset", offset.to_string())));
         query.extend(request.follow.then(|| ("follow", "true".to_owned())));
-        let mut call = self
-            .api(Method::GET, &["jobs", &id.to_string(), "logs"])
-            .query(&query)
-            .header(header::ACCEPT, accept);
-        if request.follow {
-            call = call.timeout(FOLLOW);
-        }
-        self.send(call).await
+        let id = id.to_string();
+        let path = ["jobs", &id, "logs"];
+        let call = if request.follow {
+            self.api_endless(Method::GET, &path)
+        } else {
+            self.api_long(Method::GET, &path)
+        };
+        self.send(call.query(&query).header(header::ACCEPT, accept)).await
     }
 
     fn bytes(&self, response: Response) -> impl Stream<Item = Result<Bytes, ClientError>> + use<> {

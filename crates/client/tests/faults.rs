@@ -65,6 +65,108 @@ async fn a_wait_bears_a_server_that_is_being_restarted() {
     assert_eq!(job.state.known(), Some(JobState::Succeeded));
 }
 
+/// A server that says the next of `words` on the connection, each after so long, and hangs up after the last one of a
+/// connection.
+async fn slow_server(connections: Vec<Vec<(Duration, String)>>) -> Client {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let client = Client::new(&listener.local_addr().unwrap().to_string(), None).unwrap();
+    tokio::spawn(async move {
+        for words in connections {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            let mut request = Vec::new();
+            while !request.ends_with(b"\r\n\r\n") {
+                request.push(stream.read_u8().await.unwrap());
+            }
+            for (after, word) in words {
+                tokio::time::sleep(after).await;
+                // A client that gave up is what some of the tests are about.
+                if stream.write_all(word.as_bytes()).await.is_err() {
+                    break;
+                }
+            }
+        }
+    });
+    client
+}
+
+// The clock stands still but for what is waited for, so that these minutes take no time.
+
+#[tokio::test(start_paused = true)]
+async fn the_patience_of_a_wait_begins_with_the_first_error() {
+    let id = JobId::new();
+    let breaks_off = vec![(Duration::from_secs(35), String::new())];
+    let ended = answer("200 OK", "application/json", &job(id, "succeeded"));
+    let client = slow_server(vec![breaks_off.clone(), breaks_off, vec![(Duration::ZERO, ended)]]).await;
+    // The second break comes 35 s after the first: the server did not answer for longer than it is borne.
+    let error = client.wait(id).await.unwrap_err();
+    assert!(error.is_passing(), "{error}");
+    let job = client.wait(id).await.unwrap();
+    assert_eq!(job.state.known(), Some(JobState::Succeeded));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_long_poll_that_breaks_off_late_is_no_silence() {
+    let id = JobId::new();
+    let breaks_off = vec![(Duration::from_secs(35), String::new())];
+    let runs = vec![(
+        Duration::from_secs(20),
+        answer("200 OK", "application/json", &job(id, "running")),
+    )];
+    let ended = vec![(
+        Duration::ZERO,
+        answer("200 OK", "application/json", &job(id, "succeeded")),
+    )];
+    let client = slow_server(vec![breaks_off.clone(), runs, breaks_off, ended]).await;
+    let job = client.wait(id).await.unwrap();
+    assert_eq!(job.state.known(), Some(JobState::Succeeded));
+}
+
+const CHUNKED: &str = "HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\nTransfer-Encoding: chunked\r\n\r\n";
+
+#[tokio::test(start_paused = true)]
+async fn a_log_may_take_as_long_as_it_is_if_its_pieces_come() {
+    let piece = (Duration::from_secs(50), "1\r\na\r\n".to_owned());
+    let mut words = vec![(Duration::from_secs(50), CHUNKED.to_owned())];
+    words.extend(std::iter::repeat_n(piece, 20));
+    words.push((Duration::from_secs(50), "0\r\n\r\n".to_owned()));
+    let client = slow_server(vec![words]).await;
+    let log = client.logs(JobId::new(), &LogsRequest::default()).await.unwrap();
+    let pieces: Vec<_> = log.try_collect().await.unwrap();
+    assert_eq!(pieces.concat(), [b'a'; 20]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_log_whose_next_piece_does_not_come_ends_with_an_error() {
+    let words = vec![
+        (Duration::ZERO, CHUNKED.to_owned()),
+        (Duration::from_secs(3600), "1\r\na\r\n".to_owned()),
+    ];
+    let client = slow_server(vec![words]).await;
+    let begin = tokio::time::Instant::now();
+    let log = client.logs(JobId::new(), &LogsRequest::default()).await.unwrap();
+    let error = log.try_collect::<Vec<_>>().await.unwrap_err();
+    assert!(matches!(error, ClientError::BrokeOff { .. }), "{error:?}");
+    assert!(begin.elapsed() < Duration::from_secs(120), "{:?}", begin.elapsed());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_log_that_is_followed_may_be_silent_for_hours() {
+    let hours = Duration::from_secs(5 * 3600);
+    let words = vec![
+        (hours, CHUNKED.to_owned()),
+        (hours, "1\r\na\r\n".to_owned()),
+        (hours, "0\r\n\r\n".to_owned()),
+    ];
+    let client = slow_server(vec![words]).await;
+    let request = LogsRequest {
+        follow: true,
+        ..LogsRequest::default()
+    };
+    let log = client.logs(JobId::new(), &request).await.unwrap();
+    let pieces: Vec<_> = log.try_collect().await.unwrap();
+    assert_eq!(pieces.concat(), b"a");
+}
+
 #[tokio::test]
 async fn a_wait_ends_with_a_refusal_that_does_not_pass() {
     let problem = r#"{"code": "unknown_job", "status": 404, "detail": "there is no such job"}"#;

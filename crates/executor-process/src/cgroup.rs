@@ -38,6 +38,8 @@ pub(crate) struct Group {
 struct Base {
     path: PathBuf,
     unified: bool,
+    /// Whether it is the group that we were put into; others are somebody else's to arrange.
+    own: bool,
 }
 
 /// What control groups can do here.
@@ -48,24 +50,29 @@ pub(crate) struct Engine {
     cpu: Option<Base>,
 }
 
+impl Base {
+    /// Whether groups below get this controller: in version 2 it has to be passed on to them. That is told to our own
+    /// group alone: what the parent passes on, or the root, is for all groups of the machine, and systemd's to say.
+    fn passes_on(&self, controller: &str) -> bool {
+        if !self.unified {
+            return true;
+        }
+        let control = self.path.join("cgroup.subtree_control");
+        let passed_on = fs::read_to_string(&control).unwrap_or_default();
+        passed_on.split_whitespace().any(|name| name == controller)
+            || self.own && fs::write(&control, format!("+{controller}")).is_ok()
+    }
+}
+
 impl Engine {
     /// Finds out by making a group and removing it.
     pub(crate) fn detect() -> Self {
         let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
         let own = fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
         let find = |controller: &str, files: [&str; 2]| {
-            candidates(&mounts, &own, controller).into_iter().find(|base| {
-                // In version 2 a controller has to be passed on to the groups below.
-                if base.unified {
-                    let control = base.path.join("cgroup.subtree_control");
-                    let passed_on = fs::read_to_string(&control).unwrap_or_default();
-                    if !passed_on.split_whitespace().any(|name| name == controller) {
-                        // Where it cannot be, the probe below finds no file.
-                        let _probed_below = fs::write(&control, format!("+{controller}"));
-                    }
-                }
-                probe(&base.path, files[usize::from(base.unified)])
-            })
+            candidates(&mounts, &own, controller)
+                .into_iter()
+                .find(|base| base.passes_on(controller) && probe(&base.path, files[usize::from(base.unified)]))
         };
         Self {
             processes: find("pids", ["pids.max", "pids.max"]),
@@ -233,19 +240,19 @@ fn candidates(mounts: &str, own: &str, controller: &str) -> Vec<Base> {
         });
         let point = Path::new(point);
         let own = point.join(ours.unwrap_or_default());
-        let mut add = |path: &Path| {
-            let base = Base {
-                path: path.to_owned(),
-                unified,
-            };
-            if path.starts_with(point) && !found.contains(&base) {
-                found.push(base);
+        let mut add = |path: &Path, own: bool| {
+            if path.starts_with(point) && !found.iter().any(|base: &Base| base.path == path) {
+                found.push(Base {
+                    path: path.to_owned(),
+                    unified,
+                    own,
+                });
             }
         };
-        add(&own);
+        add(&own, true);
         if unified {
-            own.parent().into_iter().for_each(&mut add);
-            add(point);
+            own.parent().into_iter().for_each(|parent| add(parent, false));
+            add(point, false);
         }
     }
     found
@@ -308,10 +315,33 @@ mod tests {
     }
 
     #[test]
+    fn only_our_own_group_is_told_to_pass_a_controller_on() {
+        let root = tempfile::tempdir().unwrap();
+        let point = root.path().display();
+        let mounts = format!("31 30 0:27 / {point} rw - cgroup2 cgroup rw\n");
+        fs::create_dir_all(root.path().join("user.slice/robata.service")).unwrap();
+        let found = candidates(&mounts, OWN, "memory");
+        let control = |base: &Base| base.path.join("cgroup.subtree_control");
+        assert_eq!(found.len(), 3);
+        assert!(found[0].passes_on("memory"));
+        assert_eq!(fs::read_to_string(control(&found[0])).unwrap(), "+memory");
+        for others in &found[1..] {
+            assert!(!others.passes_on("memory"));
+            assert!(!control(others).exists(), "{others:?}");
+            // What is passed on already may be used.
+            fs::write(control(others), "cpu memory\n").unwrap();
+            assert!(others.passes_on("memory"));
+            assert!(!others.passes_on("pids"));
+            assert_eq!(fs::read_to_string(control(others)).unwrap(), "cpu memory\n");
+        }
+    }
+
+    #[test]
     fn in_version_2_one_group_has_all_limits() {
         let base = Some(Base {
             path: "/base".into(),
             unified: true,
+            own: true,
         });
         let engine = Engine {
             processes: base.clone(),

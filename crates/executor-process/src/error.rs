@@ -25,6 +25,9 @@ pub(crate) enum Fault {
     Lingers(String),
     #[error("{path} has format {format}, newer than this program knows")]
     Newer { path: String, format: u32 },
+    /// A job can reach its own folder, and do to our files there what it likes.
+    #[error("{path} is not what was written there: {what}")]
+    Damaged { path: String, what: String },
     #[error("cannot {doing} {path}")]
     Io {
         doing: &'static str,
@@ -53,12 +56,17 @@ impl Fault {
             Self::Absent(_) => ErrorKind::NotFound,
             Self::Runs(_) => ErrorKind::StillRuns,
             Self::Unanswered { .. } | Self::Lingers(_) => ErrorKind::Unavailable,
-            Self::Newer { .. } => ErrorKind::Unsupported,
-            Self::Task(_) => ErrorKind::Internal,
+            // Left for a worker that knows it (PROTOCOL V1): nobody's fault, and no refusal of what is asked for.
+            Self::Newer { .. } => ErrorKind::Unavailable,
+            Self::Damaged { .. } | Self::Task(_) => ErrorKind::Internal,
             Self::Io { source, .. } => match source.raw_os_error().map(Errno::from_raw) {
                 // The machine is full: of disk, memory, open files or processes. It may have room later.
                 Some(Errno::ENOSPC | Errno::EDQUOT | Errno::ENOMEM | Errno::EMFILE | Errno::ENFILE | Errno::EAGAIN) => {
                     ErrorKind::NoCapacity
+                }
+                // The state folder does not serve now: a disk that fails, or was mounted again read-only, or its rights.
+                Some(Errno::EIO | Errno::EROFS | Errno::EACCES | Errno::EPERM | Errno::ESTALE | Errno::ENODEV) => {
+                    ErrorKind::Unavailable
                 }
                 _ => ErrorKind::Internal,
             },
@@ -73,5 +81,27 @@ impl Fault {
             Self::Task(source) => error.with_source(source),
             _ => error,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_fault_of_the_state_folder_is_never_the_jobs() {
+        let kind = |errno: Errno| {
+            let fault = Fault::io("write", Path::new("lock"))(io::Error::from(errno));
+            fault.at("process.prepare").kind()
+        };
+        for errno in [Errno::EIO, Errno::EROFS, Errno::EACCES, Errno::EPERM] {
+            assert_eq!(kind(errno), ErrorKind::Unavailable, "{errno}");
+        }
+        assert_eq!(kind(Errno::ENOSPC), ErrorKind::NoCapacity);
+        let newer = Fault::Newer {
+            path: "lock".into(),
+            format: 2,
+        };
+        assert_eq!(newer.at("process.prepare").kind(), ErrorKind::Unavailable);
     }
 }

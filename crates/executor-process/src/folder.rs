@@ -2,10 +2,10 @@
 
 use std::{
     fs,
-    fs::{File, OpenOptions},
+    fs::{DirBuilder, File, OpenOptions},
     io,
     io::Write,
-    os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt, symlink},
+    os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt, symlink},
     path::{Path, PathBuf},
     sync::{Mutex, PoisonError},
     time::Duration,
@@ -15,6 +15,7 @@ use nix::{sys::statfs::statfs, unistd::geteuid};
 use robata_core::{
     InstallationId,
     executor::{Handle, RealmId},
+    file_system,
 };
 use serde::{Deserialize, Serialize};
 
@@ -26,23 +27,6 @@ use crate::{
 
 /// What nobody has touched for so long was left by a crash.
 const STALE: Duration = Duration::from_secs(600);
-
-/// File systems whose locks another machine may not see, by the number of statfs(2) and include/uapi/linux/magic.h.
-/// FUSE is among them: sshfs, object storage and virtual machines' shares come as FUSE.
-const NETWORK: [(i64, &str); 12] = [
-    (0x6969, "NFS"),
-    (0x517b, "SMB"),
-    (0xff53_4d42, "CIFS"),
-    (0xfe53_4d42, "SMB2"),
-    (0x0102_1997, "9p"),
-    (0x00c3_6400, "Ceph"),
-    (0x6573_5546, "FUSE"),
-    (0x5346_414f, "AFS"),
-    (0x6b41_4653, "AFS"),
-    (0x7461_636f, "OCFS2"),
-    (0x0116_1970, "GFS2"),
-    (0x0bd0_0bd0, "Lustre"),
-];
 
 #[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -77,7 +61,15 @@ impl Folder {
                 geteuid()
             )));
         }
-        refuse_network(state)?;
+        // Whoever may write here puts a folder of his own in the place of one of ours.
+        if metadata.permissions().mode() & 0o022 != 0 {
+            return Err(Fault::Settings(format!(
+                "the state folder {} can be written by others (mode {:o}); take that away (chmod go-w) or choose another",
+                state.display(),
+                metadata.permissions().mode() & 0o7777
+            )));
+        }
+        refuse_network(state, file_system_type(state)?)?;
         let lock = state.join("lock");
         let guard = open_lock(&lock)?;
         guard.lock().map_err(Fault::io("lock", &lock))?;
@@ -263,16 +255,17 @@ fn realm(state: &Path) -> Result<RealmId> {
     Ok(RealmId(realm.id))
 }
 
-fn refuse_network(state: &Path) -> Result<()> {
-    let kind = statfs(state)
-        .map_err(Fault::io("look at the file system of", state))?
-        .filesystem_type()
-        .0;
+/// The number that statfs(2) has for the file system.
+fn file_system_type(state: &Path) -> Result<i64> {
+    let found = statfs(state).map_err(Fault::io("look at the file system of", state))?;
     // The type of the number differs between C libraries.
-    let number = (kind as i64) & 0xffff_ffff;
-    match NETWORK.iter().find(|(magic, _)| *magic == number) {
+    Ok(found.filesystem_type().0 as i64)
+}
+
+fn refuse_network(state: &Path, f_type: i64) -> Result<()> {
+    match file_system::network(f_type) {
         None => Ok(()),
-        Some((_, name)) => Err(Fault::Settings(format!(
+        Some(name) => Err(Fault::Settings(format!(
             "the state folder {} is on a network file system ({name}), whose locks do not tell what lives; choose a folder on a local disk",
             state.display()
         ))),
@@ -280,15 +273,22 @@ fn refuse_network(state: &Path) -> Result<()> {
 }
 
 /// Makes a folder that only we enter; as root others may pass through it, or a job with another `user` could not reach
-/// its own folder and payload below (names are random, and nobody else may list them).
+/// its own folder and payload below (names are random, and nobody else may list them). One that is there stays as it is.
 fn make(path: &Path) -> Result<()> {
-    fs::create_dir_all(path).map_err(Fault::io("make the folder", path))?;
     let mode = if geteuid().is_root() { 0o711 } else { 0o700 };
-    let metadata = fs::metadata(path).map_err(Fault::io("look at", path))?;
-    if metadata.permissions().mode() & 0o777 != mode {
-        fs::set_permissions(path, fs::Permissions::from_mode(mode)).map_err(Fault::io("close", path))?;
+    if let Some(parent) = path
+        .parent()
+        .filter(|parent| !parent.as_os_str().is_empty() && !parent.exists())
+    {
+        make(parent)?;
     }
-    Ok(())
+    match DirBuilder::new().mode(mode).create(path) {
+        Ok(()) => {}
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists && path.is_dir() => return Ok(()),
+        Err(error) => return Err(Fault::io("make the folder", path)(error)),
+    }
+    // What the umask took away: the folder is ours, made just now.
+    fs::set_permissions(path, fs::Permissions::from_mode(mode)).map_err(Fault::io("open to its jobs", path))
 }
 
 fn open_lock(path: &Path) -> Result<File> {
@@ -361,21 +361,73 @@ mod tests {
         );
     }
 
+    fn mode(path: &Path) -> u32 {
+        fs::metadata(path).unwrap().permissions().mode() & 0o7777
+    }
+
     #[test]
-    fn nobody_else_can_list_the_state_folder() {
+    fn nobody_else_can_list_the_folders_that_are_made() {
+        let folder = tempfile::tempdir().unwrap();
+        let state = folder.path().join("a/b");
+        let installation = InstallationId::new();
+        Folder::open(&state, installation).unwrap();
+        let own = state.join(installation.to_string());
+        for path in [
+            &state,
+            state.parent().unwrap(),
+            &own,
+            &own.join("things"),
+            &own.join("locks"),
+        ] {
+            assert_eq!(mode(path) & 0o066, 0, "{}", path.display());
+        }
+    }
+
+    #[test]
+    fn a_folder_that_was_there_keeps_its_mode() {
         let state = tempfile::tempdir().unwrap();
-        fs::set_permissions(state.path(), fs::Permissions::from_mode(0o755)).unwrap();
-        Folder::open(state.path(), InstallationId::new()).unwrap();
-        assert_eq!(fs::metadata(state.path()).unwrap().permissions().mode() & 0o066, 0);
+        for there in [0o755, 0o700, 0o750] {
+            fs::set_permissions(state.path(), fs::Permissions::from_mode(there)).unwrap();
+            Folder::open(state.path(), InstallationId::new()).unwrap();
+            assert_eq!(mode(state.path()), there);
+        }
+    }
+
+    #[test]
+    fn a_folder_that_others_can_write_or_own_is_refused_as_it_is() {
+        let state = tempfile::tempdir().unwrap();
+        for there in [0o775, 0o757, 0o1777] {
+            fs::set_permissions(state.path(), fs::Permissions::from_mode(there)).unwrap();
+            let fault = Folder::open(state.path(), InstallationId::new()).unwrap_err();
+            assert!(fault.to_string().contains("can be written by others"), "{fault}");
+            assert_eq!(
+                (mode(state.path()), fs::read_dir(state.path()).unwrap().count()),
+                (there, 0)
+            );
+        }
+        if geteuid().is_root() {
+            fs::set_permissions(state.path(), fs::Permissions::from_mode(0o755)).unwrap();
+            std::os::unix::fs::chown(state.path(), Some(54321), None).unwrap();
+            let fault = Folder::open(state.path(), InstallationId::new()).unwrap_err();
+            assert!(fault.to_string().contains("belongs to user 54321"), "{fault}");
+            assert_eq!(
+                (mode(state.path()), fs::read_dir(state.path()).unwrap().count()),
+                (0o755, 0)
+            );
+        }
     }
 
     #[test]
     fn a_network_file_system_is_refused() {
-        // The kernel's own pseudo file systems are neither local disks nor networks; only the list decides.
-        refuse_network(Path::new("/proc")).unwrap();
-        for (magic, name) in NETWORK {
-            assert!((1..=i64::from(u32::MAX)).contains(&magic), "{name}");
+        let state = tempfile::tempdir().unwrap();
+        refuse_network(state.path(), file_system_type(state.path()).unwrap()).unwrap();
+        for (number, name) in [(0x6969, "NFS"), (0x6573_5546, "FUSE"), (0xff53_4d42, "CIFS")] {
+            let fault = refuse_network(state.path(), number).unwrap_err();
+            let words = fault.to_string();
+            assert!(matches!(fault, Fault::Settings(_)) && words.contains(name), "{words}");
         }
+        // What is asked of the kernel is the file system's number, not another field of statfs(2).
+        assert_eq!(file_system_type(Path::new("/proc")).unwrap(), 0x9fa0);
     }
 
     #[test]

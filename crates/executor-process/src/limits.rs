@@ -59,7 +59,12 @@ pub(crate) fn order(config: &ProcessConfig, engine: &Engine, thing: &Thing, name
     {
         return refused(format!("the working folder {folder:?} is no absolute path"));
     }
+    let user = user(spec)?;
     let mut environment = config.environment.clone();
+    // The worker's own home is of no use to another user.
+    if user.as_ref().is_some_and(|ids| ids.user != geteuid().as_raw()) {
+        environment.remove("HOME");
+    }
     environment
         .entry("HOME".to_owned())
         .or_insert_with(|| text(&thing.path("work")));
@@ -68,7 +73,6 @@ pub(crate) fn order(config: &ProcessConfig, engine: &Engine, thing: &Thing, name
         environment.insert(name.clone(), text(&thing.path("payload")));
     }
     environment.insert(MARK.to_owned(), thing.handle.0.clone());
-    let user = user(spec)?;
     let mut limits = Vec::new();
     limits.extend(spec.process.open_files.map(|count| (Resource::OpenFiles, count)));
     limits.extend(

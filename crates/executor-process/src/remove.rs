@@ -70,20 +70,28 @@ pub(crate) fn settle(engine: &Engine, things: &[(&Thing, Option<Record>)]) -> Re
     let mut outcomes = Vec::with_capacity(things.len());
     for (thing, record) in things {
         // It may have spoken after all, before its lock was free.
-        if let Some(outcome) = thing.outcome()? {
-            outcomes.push(outcome);
-            continue;
-        }
+        let damage = match thing.outcome() {
+            Ok(Some(outcome)) => {
+                outcomes.push(outcome);
+                continue;
+            }
+            Ok(None) => None,
+            Err(fault @ Fault::Damaged { .. }) => Some(fault.to_string()),
+            Err(fault) => return Err(fault),
+        };
         let started = thing::started(&thing.folder)?;
-        let why = match (this_boot(record), started) {
-            (false, _) => "the machine was restarted",
-            (true, Some(_)) => "its supervisor was killed",
-            (true, None) => "its supervisor was killed before it was set going",
+        let unreserved = thing::unreserved(&thing.folder)?;
+        let why = match (this_boot(record), started, &unreserved) {
+            (true, None, Some(why)) => why,
+            (false, ..) => "the machine was restarted",
+            (true, Some(_), _) => "its supervisor was killed",
+            (true, None, None) => "its supervisor was killed before it was set going",
         };
         let end = match started {
             Some(_) => End::EngineFault,
             None => End::NeverRan(NeverRan::NotSetGoing),
         };
+        let why = damage.as_deref().unwrap_or(why);
         let outcome = Outcome::new(end, started).with_message(why);
         if started.is_some() {
             keep(thing, &outcome)?;

@@ -8,7 +8,9 @@
 //! | `control` | worker | a FIFO: a byte in it wakes the supervisor |
 //! | `verdict` | whoever is first, once for ever | `go` or `removed`: a link, because to make one is a single step that fails where one is |
 //! | `stop` | worker | a link whose target is the grace period in milliseconds |
-//! | `outcome.reserved` | supervisor, before the job's first step | room for the outcome; and that it may have run |
+//! | `outcome.room` | supervisor | room for the outcome that is not all taken yet |
+//! | `outcome.unreserved` | supervisor | why it could not be taken, so that nothing ran: a link, which needs next to no room |
+//! | `outcome.reserved` | supervisor, before the job's first step | room for the outcome; and that the job may have run |
 //! | `outcome.running` | supervisor, the same file | that the job's own program runs |
 //! | `outcome.json` | supervisor; for a dead one whoever notices | how it ended |
 //! | `work` | the job | its working folder |
@@ -16,7 +18,7 @@
 use std::{
     collections::BTreeMap,
     fs, io,
-    io::Write,
+    io::{Read, Write},
     os::unix::fs::{OpenOptionsExt, symlink},
     path::{Path, PathBuf},
     time::Duration,
@@ -35,6 +37,8 @@ use crate::{
 pub(crate) const FORMAT: u32 = 1;
 /// The longest outcome; its room on disk is taken before the job runs, so that a full disk cannot hide an end.
 const OUTCOME_BYTES: usize = 2048;
+/// No record of ours is longer: names and labels are bounded where they are made.
+const RECORD_BYTES: u64 = 1 << 20;
 /// The longest message in an outcome, in bytes; in JSON a byte takes six at most.
 const MESSAGE_BYTES: usize = 256;
 
@@ -99,12 +103,13 @@ impl Thing {
 
     /// `None` where there is none, or one that a crash of the machine left unreadable.
     pub(crate) fn record(&self) -> Result<Option<Record>> {
-        read_json(&self.lock)
+        whole(read_json(&self.lock))
     }
 
     /// What is the matter with it. In this order, because a supervisor writes its outcome before its lock is free.
     pub(crate) fn look(&self) -> Result<Seen> {
-        if let Some(outcome) = self.outcome()? {
+        // One that is damaged says nothing: the lock tells whether it runs.
+        if let Some(outcome) = whole(self.outcome())? {
             return Ok(Seen::Ended(outcome));
         }
         if lock::is_held(&self.lock)? {
@@ -114,7 +119,7 @@ impl Thing {
                 _ => Seen::Absent,
             });
         }
-        if let Some(outcome) = self.outcome()? {
+        if let Some(outcome) = whole(self.outcome())? {
             return Ok(Seen::Ended(outcome));
         }
         if !self.folder.exists() {
@@ -212,20 +217,35 @@ pub(crate) fn ask_stop(folder: &Path, grace: Duration) -> Result<()> {
     fs::rename(&path, folder.join("stop")).map_err(Fault::io("ask for a stop by", &path))
 }
 
-/// Takes the room on disk that the outcome will need.
+/// Takes the room on disk that the outcome will need. Only all of it bears the name that says that the job may have run;
+/// where there is no room the words why are left for those who look.
 pub(crate) fn reserve_outcome(folder: &Path) -> Result<fs::File> {
-    let path = folder.join("outcome.reserved");
+    let room = folder.join("outcome.room");
     let reserve = || {
         let mut file = fs::OpenOptions::new()
             .write(true)
             .create(true)
             .truncate(true)
             .mode(0o600)
-            .open(&path)?;
+            .open(&room)?;
         file.write_all(&[b' '; OUTCOME_BYTES])?;
+        fs::rename(&room, folder.join("outcome.reserved"))?;
         Ok(file)
     };
-    reserve().map_err(|error: io::Error| Fault::io("take room for the outcome in", &path)(error))
+    reserve().map_err(|error: io::Error| {
+        // Without them it is still seen that it never ran.
+        let _frees_what_was_taken = fs::remove_file(&room);
+        let _words = symlink(
+            format!("no room for the outcome: {error}"),
+            folder.join("outcome.unreserved"),
+        );
+        Fault::io("take room for the outcome in", &room)(error)
+    })
+}
+
+/// Why no room could be taken for the outcome, where that is why nothing ran.
+pub(crate) fn unreserved(folder: &Path) -> Result<Option<String>> {
+    read_link(&folder.join("outcome.unreserved"))
 }
 
 impl Outcome {
@@ -258,7 +278,7 @@ impl Outcome {
         let path = folder.join(format!("outcome-{}", uuid::Uuid::new_v4().simple()));
         let bytes = serde_json::to_vec(self).map_err(|error| Fault::io("write", &path)(io::Error::from(error)))?;
         fs::write(&path, bytes).map_err(Fault::io("write", &path))?;
-        fs::rename(&path, folder.join("outcome.json")).map_err(Fault::io("publish", &path))
+        publish(&path, folder)
     }
 
     /// Writes it in the room taken by [`reserve_outcome`], and puts it in its place in one step. No fsync: what a crash
@@ -273,7 +293,31 @@ impl Outcome {
         // White space after a document is no part of it.
         bytes.resize(bytes.len().max(OUTCOME_BYTES), b' ');
         reserved.write_all_at(&bytes, 0).map_err(Fault::io("write", &path))?;
-        fs::rename(&path, folder.join("outcome.json")).map_err(Fault::io("publish", &path))
+        match publish(&path, folder) {
+            // The job has taken the room away.
+            Err(Fault::Io { source, .. }) if source.kind() == io::ErrorKind::NotFound => self.put(folder),
+            result => result,
+        }
+    }
+}
+
+/// Gives an outcome its name in one step, whatever the job has put there.
+fn publish(path: &Path, folder: &Path) -> Result<()> {
+    let outcome = folder.join("outcome.json");
+    let renamed = match fs::rename(path, &outcome) {
+        Err(error) if error.kind() == io::ErrorKind::IsADirectory => {
+            fs::remove_dir_all(&outcome).and_then(|()| fs::rename(path, &outcome))
+        }
+        result => result,
+    };
+    renamed.map_err(Fault::io("publish", path))
+}
+
+/// What is damaged is as good as absent.
+fn whole<T>(read: Result<Option<T>>) -> Result<Option<T>> {
+    match read {
+        Err(Fault::Damaged { .. }) => Ok(None),
+        result => result,
     }
 }
 
@@ -283,8 +327,13 @@ pub(crate) fn read_json<T: DeserializeOwned>(path: &Path) -> Result<Option<T>> {
     struct Format {
         format: u32,
     }
-    let bytes = match fs::read(path) {
-        Ok(bytes) => bytes,
+    let damaged = |what: String| Fault::Damaged {
+        path: path.display().to_string(),
+        what,
+    };
+    let bytes = match read_file(path) {
+        Ok(Some(bytes)) => bytes,
+        Ok(None) => return Err(damaged("it is no file of ours".to_owned())),
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
         Err(error) => return Err(Fault::io("read", path)(error)),
     };
@@ -295,15 +344,45 @@ pub(crate) fn read_json<T: DeserializeOwned>(path: &Path) -> Result<Option<T>> {
                 path: path.display().to_string(),
                 format,
             }),
-            Ok(_) => Err(Fault::io("understand", path)(io::Error::from(error))),
+            Ok(_) => Err(damaged(error.to_string())),
             Err(_) => Ok(None),
         },
     }
 }
 
+/// The bytes of a file of ours; `None` where something else stands in its place, which a job may have put there: it is
+/// neither followed nor waited for, nor read without end.
+fn read_file(path: &Path) -> io::Result<Option<Vec<u8>>> {
+    use nix::{errno::Errno, fcntl::OFlag};
+    let opened = fs::OpenOptions::new()
+        .read(true)
+        .custom_flags((OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK).bits())
+        .open(path);
+    let file = match opened {
+        Ok(file) => file,
+        // A link, or a socket.
+        Err(error)
+            if [Errno::ELOOP, Errno::ENXIO]
+                .iter()
+                .any(|no| error.raw_os_error() == Some(*no as i32)) =>
+        {
+            return Ok(None);
+        }
+        Err(error) => return Err(error),
+    };
+    if !file.metadata()?.is_file() {
+        return Ok(None);
+    }
+    let mut bytes = Vec::new();
+    file.take(RECORD_BYTES + 1).read_to_end(&mut bytes)?;
+    Ok((bytes.len() as u64 <= RECORD_BYTES).then_some(bytes))
+}
+
 fn read_link(path: &Path) -> Result<Option<String>> {
     match fs::read_link(path) {
         Ok(target) => Ok(Some(target.to_string_lossy().into_owned())),
+        // No link: whatever it is, it says nothing.
+        Err(error) if error.kind() == io::ErrorKind::InvalidInput => Ok(Some(String::new())),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
         Err(error) => Err(Fault::io("read", path)(error)),
     }
@@ -359,8 +438,20 @@ mod tests {
         assert_eq!(read_json::<Outcome>(&path).unwrap(), None);
         fs::write(&path, br#"{"format": 1, "end": "lost", "started_at": null, "finished_at": null, "detail": null, "message": null, "more": 1}"#).unwrap();
         assert!(
-            matches!(read_json::<Outcome>(&path), Err(Fault::Io { .. })),
+            matches!(read_json::<Outcome>(&path), Err(Fault::Damaged { .. })),
             "unknown fields are an error"
         );
+        for other in ["folder", "pipe", "link"] {
+            let path = folder.path().join(other);
+            match other {
+                "folder" => fs::create_dir(&path).unwrap(),
+                "pipe" => nix::unistd::mkfifo(&path, nix::sys::stat::Mode::S_IRUSR).unwrap(),
+                _ => symlink("/dev/zero", &path).unwrap(),
+            }
+            assert!(
+                matches!(read_json::<Outcome>(&path), Err(Fault::Damaged { .. })),
+                "{other}"
+            );
+        }
     }
 }

@@ -8,4 +8,5 @@ pub(crate) mod jobs;
 pub(crate) mod queues;
 pub(crate) mod run;
 pub(crate) mod show;
+pub(crate) mod store;
 pub(crate) mod workers;

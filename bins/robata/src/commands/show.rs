@@ -5,7 +5,7 @@ use robata_core::JobState;
 
 use crate::{
     clock,
-    output::{Output, Tone},
+    output::{Output, Tone, one_line},
     table::{Table, cell},
     watch,
 };
@@ -84,7 +84,7 @@ pub(crate) fn job(job: &Job, out: &Output) -> String {
     ];
     let mut line = |name: &str, text: Option<String>| {
         if let Some(text) = text {
-            lines.push(format!("  {name:<10} {text}"));
+            lines.push(format!("  {name:<10} {}", one_line(&text)));
         }
     };
     line("why", Some(why(job)).filter(|why| !why.is_empty()));

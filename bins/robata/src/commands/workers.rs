@@ -1,4 +1,4 @@
-//! `robata workers`: who takes jobs.
+//! `robata workers`: who takes jobs, who is to leave, which host is gone.
 
 use std::process::ExitCode;
 
@@ -12,11 +12,39 @@ use crate::{
 };
 
 pub(crate) async fn workers(server: &Connection, args: WorkersArgs, out: &Output) -> anyhow::Result<ExitCode> {
-    let WorkersCommand::List = args.command;
-    let list = WorkerList {
-        workers: server.client()?.workers().await?,
-    };
-    out.print(&list, || {
+    let client = server.client()?;
+    match args.command {
+        WorkersCommand::List => list(
+            &WorkerList {
+                workers: client.workers().await?,
+            },
+            out,
+        )?,
+        WorkersCommand::Drain { id } => {
+            let worker = client.drain_worker(id).await?;
+            out.print(&worker, || {
+                format!(
+                    "{id} takes nothing new and leaves once its {} attempts have ended",
+                    worker.attempts
+                )
+            })?;
+        }
+        WorkersCommand::Lost { realm } => {
+            let lost = client.lose_realm(&realm).await?;
+            out.print(&lost, || {
+                let mut table = Table::new(&["LOST JOB", "ATTEMPT"]);
+                for attempt in &lost.attempts {
+                    table.row(vec![cell(attempt.job.to_string()), cell(attempt.attempt.to_string())]);
+                }
+                table.text(out, "nothing ran there")
+            })?;
+        }
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn list(list: &WorkerList, out: &Output) -> anyhow::Result<()> {
+    out.print(list, || {
         let now = clock::now();
         let mut table = Table::new(&[
             "WORKER",
@@ -31,6 +59,7 @@ pub(crate) async fn workers(server: &Connection, args: WorkersArgs, out: &Output
         for worker in &list.workers {
             let state = match worker.ended_at {
                 Some(_) => (Some(Tone::Quiet), "ended".to_owned()),
+                None if worker.draining => (Some(Tone::Busy), "draining".to_owned()),
                 None => (Some(Tone::Good), "live".to_owned()),
             };
             let executors: Vec<_> = worker
@@ -53,6 +82,5 @@ pub(crate) async fn workers(server: &Connection, args: WorkersArgs, out: &Output
             ]);
         }
         table.text(out, "no worker has registered")
-    })?;
-    Ok(ExitCode::SUCCESS)
+    })
 }

@@ -23,7 +23,10 @@ const TRIES: usize = 8;
 /// Applies a definitions document: all of it, or nothing and every mistake with its path.
 #[utoipa::path(
     post, path = "/api/v1/apply", tag = "apps", request_body = ApplyRequest,
-    params(("dry_run" = Option<bool>, Query, description = "Only say what would change")),
+    params(
+        ("dry_run" = Option<bool>, Query, description = "Only say what would change"),
+        ("prune" = Option<bool>, Query, description = "Not supported yet"),
+    ),
     responses(
         (status = 200, description = "Applied, or with `dry_run` what would be.", body = ApplyAnswer),
         (status = 422, description = "`invalid_definitions`: every mistake stands in `problems`; nothing was changed.",
@@ -36,12 +39,12 @@ pub(super) async fn apply(
     query: Query,
     body: JsonBody,
 ) -> Result<Json<ApplyAnswer>> {
-    let query = query.only(&["dry_run", "prune"])?;
     let dry_run = query.flag("dry_run")?;
     if query.flag("prune")? {
         return Err(Refused::unsupported("prune"));
     }
-    let request: ApplyRequest = body.parse().await?;
+    let body = body.parse::<ApplyRequest>().await?;
+    let request = &body.value;
     if !request.images.is_empty() {
         return Err(Refused::unsupported("images"));
     }

@@ -6,12 +6,11 @@ use axum::{
     extract::State,
     http::{HeaderMap, StatusCode, header},
 };
-use robata_api_types::{App, AppList, Place, Problem};
+use robata_api_types::{App, AppList, Place, Problem, strict::StrictMap};
 use robata_core::{
     AppName,
     definition::{Catalog, CatalogWrite, Document, plan::Plan},
 };
-use serde_json::{Map, Value};
 
 use super::{
     Json,
@@ -77,7 +76,8 @@ pub(super) async fn put(
 ) -> Result<Json<App>> {
     unconditional(&headers)?;
     let name: AppName = new_name(&name)?;
-    let settings: Map<String, Value> = settings.parse().await?;
+    let settings = settings.parse::<StrictMap>().await?;
+    let StrictMap(settings) = &settings.value;
     if settings.contains_key("jobs") {
         let message = "definitions are put one by one at /apps/{app}/definitions/{job}, or all by /apply";
         return Err(invalid_definitions(vec![Place {

@@ -7,18 +7,24 @@ use axum::{
     http::HeaderMap,
     response::{IntoResponse, Response},
 };
-use robata_api_types::{BatchAnswer, BatchItem, BatchRequest, EnqueueRequest, Place, Problem};
+use bytes::Bytes;
+use robata_api_types::{BatchAnswer, BatchItem, BatchRequest, Place, Problem};
 use robata_core::{
+    AppName, ErrorKind,
     definition::Catalog,
-    job::{Enqueue, NewJob},
+    job::{Enqueue, Enqueued, Key, NewJob},
 };
-use serde::Deserialize;
+use serde::{Deserialize, Deserializer, de};
 use serde_json::value::RawValue;
+use tokio::task::spawn_blocking;
 
-use super::{jobs::count, ok};
+use super::{
+    jobs::{count, first_jobs},
+    ok,
+};
 use crate::{
-    body::{JsonBody, parse},
-    enqueue::{is_unknown_name, resolve, traceparent},
+    body::{JsonBody, ManyJobs, parse},
+    enqueue::{self, traceparent},
     refused::{Refused, Result, internal},
     shared::Shared,
 };
@@ -28,9 +34,58 @@ use crate::{
 #[serde(deny_unknown_fields)]
 struct RawBatch<'b> {
     #[serde(borrow)]
-    jobs: Vec<&'b RawValue>,
+    jobs: &'b RawValue,
     #[serde(default)]
     atomic: bool,
+}
+
+/// The texts of a list's items; it stops reading where there are more than `most`.
+fn items(list: &RawValue, most: usize) -> Result<Vec<&RawValue>> {
+    struct AtMost<'o> {
+        most: usize,
+        over: &'o mut bool,
+    }
+
+    impl<'de> de::DeserializeSeed<'de> for AtMost<'_> {
+        type Value = Vec<&'de RawValue>;
+
+        fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> std::result::Result<Self::Value, D::Error> {
+            deserializer.deserialize_seq(self)
+        }
+    }
+
+    impl<'de> de::Visitor<'de> for AtMost<'_> {
+        type Value = Vec<&'de RawValue>;
+
+        fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+            f.write_str("a list of jobs")
+        }
+
+        fn visit_seq<A: de::SeqAccess<'de>>(self, mut seq: A) -> std::result::Result<Self::Value, A::Error> {
+            let mut items = Vec::new();
+            while let Some(item) = seq.next_element()? {
+                if items.len() == self.most {
+                    *self.over = true;
+                    return Err(de::Error::custom("too many"));
+                }
+                items.push(item);
+            }
+            Ok(items)
+        }
+    }
+
+    let mut over = false;
+    let seed = AtMost { most, over: &mut over };
+    let read = de::DeserializeSeed::deserialize(seed, &mut serde_json::Deserializer::from_str(list.get()));
+    match read {
+        Ok(items) => Ok(items),
+        Err(_) if over => {
+            let detail = format!("the batch has more than {most} jobs, which are allowed at most");
+            Err(Refused::invalid("too_many_jobs", detail))
+        }
+        // It was read before: what can be wrong is only that it is no list.
+        Err(_) => Err(Refused::invalid("invalid_request", "jobs: must be a list of jobs")),
+    }
 }
 
 /// Enqueues many jobs in one commit.
@@ -44,86 +99,136 @@ struct RawBatch<'b> {
         (status = "default", description = "Refused.", body = Problem, content_type = "application/problem+json"),
     ),
 )]
-pub(super) async fn batch(State(shared): State<Arc<Shared>>, headers: HeaderMap, body: JsonBody) -> Result<Response> {
-    let catalog = shared.catalog().await?;
-    let trace = traceparent(&headers).map(str::to_owned);
-    let (atomic, mut items, _room) = {
-        let worker = Arc::clone(&shared);
-        let trace = trace.clone();
-        let work = move |bytes: &bytes::Bytes| {
-            let raw: RawBatch<'_> = parse(bytes)?;
-            let most = worker.config.max_batch;
-            if raw.jobs.len() > most {
-                let count = raw.jobs.len();
-                let detail = format!("the batch has {count} jobs; at most {most} are allowed");
-                return Err(Refused::invalid("too_many_jobs", detail));
-            }
-            let item = |raw: &&RawValue| {
-                let request = parse::<EnqueueRequest>(raw.get().as_bytes())?;
-                // Kept for a second look with a newer catalog, which is rare.
-                let again = catalog
-                    .job(&request.app, &request.job)
-                    .is_none()
-                    .then(|| request.clone());
-                Ok(match resolve(request, &catalog, &worker.config, trace.as_deref()) {
-                    Err(refused) if is_unknown_name(&refused) => match again {
-                        Some(request) => Item::Unknown(Box::new(request), refused),
-                        None => Item::Refused(refused),
-                    },
-                    Err(refused) => Item::Refused(refused),
-                    Ok(job) => Item::Job(Box::new(job)),
-                })
-            };
-            let items = raw.jobs.iter().map(|raw| item(raw).unwrap_or_else(Item::Refused));
-            Ok((raw.atomic, items.collect::<Vec<Item>>()))
-        };
-        let ((atomic, items), room) = body.with(work).await?;
-        (atomic, items, room)
+pub(super) async fn batch(
+    State(shared): State<Arc<Shared>>,
+    headers: HeaderMap,
+    body: JsonBody<ManyJobs>,
+) -> Result<Response> {
+    let trace: Option<Arc<str>> = traceparent(&headers).map(Arc::from);
+    let reader = Reader {
+        catalog: shared.catalog().await?,
+        shared: Arc::clone(&shared),
+        trace,
     };
-    if items.iter().any(|item| matches!(item, Item::Unknown(..)))
-        && let Some(newer) = shared.newer_catalog().await?
-    {
-        for item in &mut items {
-            item.resolve_again(&newer, &shared, trace.as_deref());
+    let ((atomic, items, reader), room) = body
+        .with(move |bytes| {
+            let raw: RawBatch<'_> = parse(bytes)?;
+            let items = items(raw.jobs, reader.shared.config.max_batch)?;
+            let items: Vec<Item> = items.into_iter().map(|raw| reader.item(bytes, raw)).collect();
+            Ok((raw.atomic, items, reader))
+        })
+        .await?;
+    let items = reader.look_again(items).await?;
+    let results = store_batch(&shared, items, atomic).await?;
+    drop(room);
+    Ok(ok(BatchAnswer { results }).into_response())
+}
+
+/// Judges items.
+struct Reader {
+    shared: Arc<Shared>,
+    catalog: Arc<Catalog>,
+    trace: Option<Arc<str>>,
+}
+
+impl Reader {
+    fn item(&self, body: &Bytes, raw: &RawValue) -> Item {
+        self.judge(body.slice_ref(raw.get().as_bytes()))
+    }
+
+    fn judge(&self, text: Bytes) -> Item {
+        let config = &self.shared.config;
+        let request = match enqueue::read(&text, config) {
+            Ok(request) => request,
+            Err(refused) => return Item::Refused(refused),
+        };
+        match request.allowed_by(&self.catalog) {
+            Ok(()) => match request.resolve(&self.catalog, config, self.trace.as_deref()) {
+                Ok(job) => Item::Job(Box::new(job)),
+                Err(refused) => Item::Refused(refused),
+            },
+            Err(refused) => Item::NotAllowed {
+                text,
+                refused,
+                key: request.key(),
+            },
         }
     }
-    let results = store_batch(&shared, items, atomic).await?;
-    Ok(ok(BatchAnswer { results }).into_response())
+
+    /// What the catalog in memory refuses a newer one may allow; and a key that is known answers with its first job,
+    /// whatever has become of the definition since.
+    async fn look_again(mut self, mut items: Vec<Item>) -> Result<Vec<Item>> {
+        let is_refused = |item: &Item| matches!(item, Item::NotAllowed { .. });
+        if !items.iter().any(is_refused) {
+            return Ok(items);
+        }
+        let shared = Arc::clone(&self.shared);
+        if let Some(newer) = shared.newer_catalog().await? {
+            self.catalog = newer;
+            let again = move || {
+                for item in &mut items {
+                    if let Item::NotAllowed { text, .. } = item {
+                        *item = self.judge(text.clone());
+                    }
+                }
+                items
+            };
+            items = spawn_blocking(again).await.map_err(|error| {
+                tracing::error!(%error, "reading a batch again failed");
+                internal()
+            })?;
+        }
+        let (mut at, mut keys) = (Vec::new(), Vec::new());
+        for (index, item) in items.iter_mut().enumerate() {
+            if let Item::NotAllowed { key, .. } = item
+                && let Some(key) = key.take()
+            {
+                at.push(index);
+                keys.push(key);
+            }
+        }
+        for (index, answer) in at.into_iter().zip(first_jobs(&shared, keys).await?) {
+            match answer {
+                Some(Ok(first)) => items[index] = Item::Known(Box::new(first)),
+                Some(Err(refused)) => items[index] = Item::Refused(refused),
+                None => {}
+            }
+        }
+        Ok(items)
+    }
 }
 
 /// One item on its way.
 enum Item {
     Job(Box<NewJob>),
+    /// The first job of its key.
+    Known(Box<Enqueued>),
     Refused(Refused),
-    /// Refused for a name that a newer catalog may know.
-    Unknown(Box<EnqueueRequest>, Refused),
-}
-
-impl Item {
-    fn resolve_again(&mut self, catalog: &Catalog, shared: &Shared, trace: Option<&str>) {
-        if let Self::Unknown(request, _) = self {
-            *self = match resolve((**request).clone(), catalog, &shared.config, trace) {
-                Ok(job) => Self::Job(Box::new(job)),
-                Err(refused) => Self::Refused(refused),
-            };
-        }
-    }
+    /// Refused for what the catalog says; its text is a part of the body, which is there anyhow.
+    NotAllowed {
+        text: Bytes,
+        refused: Refused,
+        key: Option<(AppName, Key)>,
+    },
 }
 
 async fn store_batch(shared: &Shared, items: Vec<Item>, atomic: bool) -> Result<Vec<BatchItem>> {
     let mut jobs = Vec::with_capacity(items.len());
-    let mut refusals: Vec<Option<Refused>> = Vec::with_capacity(items.len());
+    // What is decided; `None` for what the store is asked.
+    let mut decided: Vec<Option<Result<Enqueued>>> = Vec::with_capacity(items.len());
     for item in items {
-        match item {
+        decided.push(match item {
             Item::Job(job) => {
                 jobs.push(*job);
-                refusals.push(None);
+                None
             }
-            Item::Refused(refused) | Item::Unknown(_, refused) => refusals.push(Some(refused)),
-        }
+            Item::Known(first) => Some(Ok(*first)),
+            Item::Refused(refused) | Item::NotAllowed { refused, .. } => Some(Err(refused)),
+        });
     }
-    if atomic && refusals.iter().any(Option::is_some) {
-        return Err(none_stored(shared, refusals.into_iter()));
+    if atomic && decided.iter().flatten().any(Result::is_err) {
+        let refused = decided.into_iter().map(|decided| decided?.err());
+        return Err(none_stored(shared, refused));
     }
     let asked = jobs.len();
     let answers = if jobs.is_empty() {
@@ -139,26 +244,23 @@ async fn store_batch(shared: &Shared, items: Vec<Item>, atomic: bool) -> Result<
         );
         return Err(internal());
     }
-    if atomic && answers.iter().any(Result::is_err) {
+    let failed = atomic && answers.iter().any(Result::is_err);
+    let mut answers = answers.into_iter();
+    let asked = decided.into_iter().map(|decided| match decided {
+        Some(decided) => Ok(decided),
+        None => answers.next().unwrap_or_else(|| Err(unanswered())).map(Ok),
+    });
+    if failed {
         // What the store says of the good ones is only that they were not stored.
-        let refused = answers.into_iter().map(|answer| {
-            answer
-                .err()
-                .filter(|error| error.kind() != robata_core::ErrorKind::Conflict)
-                .map(Refused::from)
+        let refused = asked.map(|answer| {
+            let error = answer.err()?;
+            (error.kind() != ErrorKind::Conflict).then(|| Refused::from(error))
         });
         return Err(none_stored(shared, refused));
     }
-    let mut answers = answers.into_iter();
-    let mut results = Vec::with_capacity(refusals.len());
-    for refusal in refusals {
-        let outcome = match refusal {
-            Some(refused) => Err(refused),
-            None => match answers.next() {
-                Some(answer) => answer.map_err(Refused::from),
-                None => Err(internal()),
-            },
-        };
+    let mut results = Vec::with_capacity(asked.len());
+    for answer in asked {
+        let outcome = answer.map_err(Refused::from).flatten();
         results.push(match outcome {
             Ok(enqueued) => BatchItem {
                 status: count(shared, &enqueued).as_u16(),
@@ -176,6 +278,11 @@ async fn store_batch(shared: &Shared, items: Vec<Item>, atomic: bool) -> Result<
         });
     }
     Ok(results)
+}
+
+/// The store answered less than it was asked, which was looked at before.
+fn unanswered() -> robata_core::Error {
+    robata_core::Error::new(ErrorKind::Internal, "store.enqueue", "no answer for a job")
 }
 
 /// 422 with every bad item of an atomic batch.

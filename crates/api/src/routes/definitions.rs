@@ -6,12 +6,12 @@ use axum::{
     extract::State,
     http::{HeaderMap, StatusCode},
 };
-use robata_api_types::{Definition, DefinitionList, Problem};
+use robata_api_types::{Definition, DefinitionList, Problem, strict::StrictMap};
 use robata_core::{
     AppName, JobName,
     definition::{
-        Catalog, CatalogWrite, Document, JobEntry,
-        document::{AppDocument, Options, check_options},
+        CatalogWrite, Document, JobEntry,
+        document::{AppDocument, check_options},
         plan::Plan,
     },
 };
@@ -25,9 +25,9 @@ use super::{
 };
 use crate::{
     body::JsonBody,
-    enqueue,
+    enqueue::{self, entry},
     path::{self, Path, new_name},
-    refused::{Refused, Result, internal, nearest},
+    refused::{Result, internal},
     shared::Shared,
 };
 
@@ -92,8 +92,9 @@ pub(super) async fn put(
     unconditional(&headers)?;
     let app = path::app(&app)?;
     let job: JobName = new_name(&job)?;
-    let settings: Options = settings.parse().await?;
-    let found = check_options(&settings, &[]);
+    let settings = settings.parse::<StrictMap>().await?;
+    let StrictMap(settings) = &settings.value;
+    let found = check_options(settings, &[]);
     if !found.is_empty() {
         return Err(below(found, 0));
     }
@@ -147,16 +148,6 @@ pub(super) async fn delete(
     })
     .await?;
     Ok(StatusCode::NO_CONTENT)
-}
-
-/// The definition, or 404 with the nearest ones.
-pub(super) fn entry<'c>(catalog: &'c Catalog, app: &AppName, job: &JobName) -> Result<&'c JobEntry> {
-    let jobs = &enqueue::app(catalog, app)?.jobs;
-    jobs.get(job).ok_or_else(|| {
-        let detail = format!("app {app} has no job definition {job}");
-        let known = jobs.keys().map(JobName::as_str);
-        Refused::not_found("unknown_definition", detail).near(nearest(job.as_str(), known))
-    })
 }
 
 fn body(app: &AppName, job: &JobName, entry: &JobEntry) -> Result<Definition> {

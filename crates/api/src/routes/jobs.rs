@@ -9,16 +9,16 @@ use axum::{
 };
 use robata_api_types::{EnqueueRequest, Job, Problem};
 use robata_core::{
-    definition::Catalog,
-    job::{Acted, Cancel, Enqueue, Enqueued, NewJob, RetryByHand},
+    AppName,
+    job::{Acted, Cancel, Enqueue, Enqueued, JobRecord, Key, NewJob, RetryByHand},
     store::Store,
 };
 use tokio::time::{Instant, sleep_until};
 
 use super::{Json, ok};
 use crate::{
-    body::{JsonBody, parse},
-    enqueue::{resolve, traceparent},
+    body::{JsonBody, OneJob},
+    enqueue::{Checked, read, traceparent},
     path::{self, Path},
     query::Query,
     refused::{Refused, Result, internal},
@@ -42,46 +42,49 @@ pub(crate) const LOCAL: &str = "local";
         (status = "default", description = "Refused.", body = Problem, content_type = "application/problem+json"),
     ),
 )]
-pub(super) async fn enqueue(State(shared): State<Arc<Shared>>, headers: HeaderMap, body: JsonBody) -> Result<Response> {
-    let (request, _room) = body.with(|bytes| parse::<EnqueueRequest>(bytes)).await?;
-    let enqueued = match enqueue_one(&shared, request, traceparent(&headers)).await {
-        Ok(enqueued) => enqueued,
-        Err(refused) => {
-            shared.metrics.refused();
-            return Err(refused);
-        }
+pub(super) async fn enqueue(
+    State(shared): State<Arc<Shared>>,
+    headers: HeaderMap,
+    body: JsonBody<OneJob>,
+) -> Result<Response> {
+    let worker = Arc::clone(&shared);
+    let (request, _room) = body.with(move |bytes| Ok(read(bytes, &worker.config))).await?;
+    let enqueued = match request {
+        Ok(request) => enqueue_one(&shared, request, traceparent(&headers)).await,
+        Err(refused) => Err(refused),
     };
+    let enqueued = enqueued.inspect_err(|_| shared.metrics.refused())?;
     let status = count(&shared, &enqueued);
     Ok(Json(status, Job::from(enqueued.job)).into_response())
 }
 
-async fn enqueue_one(shared: &Shared, request: EnqueueRequest, traceparent: Option<&str>) -> Result<Enqueued> {
-    let catalog = shared.catalog().await?;
-    let catalog = newest_for(shared, catalog, |catalog| {
-        // Only names are looked at: the request itself is used up below.
-        match catalog.job(&request.app, &request.job) {
-            None => true,
-            Some(_) => request
-                .queue
-                .as_ref()
-                .is_some_and(|queue| !catalog.may_use_queue(&request.app, queue)),
-        }
-    })
-    .await?;
-    let job = resolve(request, &catalog, &shared.config, traceparent)?;
+async fn enqueue_one(shared: &Shared, request: Checked, traceparent: Option<&str>) -> Result<Enqueued> {
+    let mut catalog = shared.catalog().await?;
+    if let Err(refused) = request.allowed_by(&catalog) {
+        catalog = match shared.newer_catalog().await? {
+            Some(newer) if request.allowed_by(&newer).is_ok() => newer,
+            // A key that is known answers with its first job, whatever has become of the definition since.
+            _ => {
+                let key = request.key().into_iter().collect();
+                return first_jobs(shared, key).await?.pop().flatten().unwrap_or(Err(refused));
+            }
+        };
+    }
+    let job = request.resolve(&catalog, &shared.config, traceparent)?;
     store_one(&*shared.store, job).await
 }
 
-/// The catalog in memory, or the store's where this one does not know a name.
-async fn newest_for(
-    shared: &Shared,
-    catalog: Arc<Catalog>,
-    is_unknown: impl FnOnce(&Catalog) -> bool,
-) -> Result<Arc<Catalog>> {
-    if !is_unknown(&catalog) {
-        return Ok(catalog);
+/// What is known of each key: its first job, or that it came with another request.
+pub(super) async fn first_jobs(shared: &Shared, keys: Vec<(AppName, Key)>) -> Result<Vec<Option<Result<Enqueued>>>> {
+    if keys.is_empty() {
+        return Ok(Vec::new());
     }
-    Ok(shared.newer_catalog().await?.unwrap_or(catalog))
+    let answers = shared.store.replays(keys).await?;
+    let told = |answer: robata_core::Result<Option<JobRecord>>| match answer {
+        Ok(job) => job.map(|job| Ok(Enqueued { job, replayed: true })),
+        Err(error) => Some(Err(Refused::from(error))),
+    };
+    Ok(answers.into_iter().map(told).collect())
 }
 
 /// Stores one job.
@@ -125,7 +128,6 @@ pub(super) fn count(shared: &Shared, enqueued: &Enqueued) -> StatusCode {
 )]
 pub(super) async fn show(State(shared): State<Arc<Shared>>, Path(id): Path<String>, query: Query) -> Result<Json<Job>> {
     let id = path::job_id(&id)?;
-    let query = query.only(&["wait"])?;
     let wait = Duration::from_secs(query.number("wait", 0..=MAX_WAIT)?.unwrap_or(0));
     let detail = if wait.is_zero() {
         shared.store.job(id).await.map_err(unknown_job)?

@@ -38,9 +38,6 @@ const MAX_LIMIT: u64 = 500;
     ),
 )]
 pub(super) async fn list(State(shared): State<Arc<Shared>>, query: Query) -> Result<Json<JobList>> {
-    let query = query.only(&[
-        "app", "job", "queue", "state", "reason", "label", "since", "until", "cursor", "limit",
-    ])?;
     let limit = query.number("limit", 1..=MAX_LIMIT)?.unwrap_or(DEFAULT_LIMIT);
     let limit = usize::try_from(limit).unwrap_or(usize::MAX);
     let mut request = ListJobs::default();

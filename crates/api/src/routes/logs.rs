@@ -48,7 +48,6 @@ pub(super) async fn logs(
     query: Query,
     headers: HeaderMap,
 ) -> Result<Response> {
-    let query = query.only(&["attempt", "stream", "follow", "offset"])?;
     let attempt = query.number("attempt", 1..=u64::from(u32::MAX))?;
     let stream = stream(&query)?;
     let offset = query.number("offset", 0..=u64::MAX)?;

@@ -7,6 +7,7 @@ mod definitions;
 mod jobs;
 mod list;
 mod logs;
+mod operate;
 mod run;
 mod status;
 
@@ -27,6 +28,7 @@ use utoipa_axum::{router::OpenApiRouter, routes};
 use crate::{
     Api,
     guard::guard,
+    query::{Known, only_known},
     refused::{Refused, internal},
     shared::Shared,
 };
@@ -53,6 +55,7 @@ struct Document;
 pub fn router(api: Api) -> Router {
     let shared = Shared::new(api);
     let (router, document) = routes_with_document().split_for_parts();
+    let known = Arc::new(Known::of(&document));
     // Made of this program's own types, which all can be written as JSON.
     let document = Bytes::from(serde_json::to_vec(&document).unwrap_or_default());
     let serve_document = move || {
@@ -61,6 +64,7 @@ pub fn router(api: Api) -> Router {
     };
     router
         .route("/api/v1/openapi.json", axum::routing::get(serve_document))
+        .route_layer(middleware::from_fn_with_state(known, only_known))
         .fallback(unknown_route)
         .method_not_allowed_fallback(method_not_allowed)
         .layer(CatchPanicLayer::custom(panicked))
@@ -90,9 +94,19 @@ fn routes_with_document() -> OpenApiRouter<Arc<Shared>> {
         .routes(routes!(apply::apply))
         .routes(routes!(status::queues))
         .routes(routes!(status::workers))
+        .routes(routes!(operate::pause))
+        .routes(routes!(operate::resume))
+        .routes(routes!(operate::drain))
+        .routes(routes!(operate::lose))
+        .routes(routes!(operate::set_aside))
         .routes(routes!(status::healthz))
         .routes(routes!(status::readyz))
         .routes(routes!(status::metrics))
+}
+
+/// 404 with these words, for a route that is not there.
+pub(crate) fn not_found(detail: &str) -> Refused {
+    Refused::not_found("unknown_route", detail)
 }
 
 async fn unknown_route(uri: Uri) -> Refused {
@@ -122,7 +136,7 @@ fn panicked(cause: Box<dyn Any + Send>) -> Response {
 }
 
 /// An answer in JSON.
-struct Json<T>(StatusCode, T);
+pub(crate) struct Json<T>(pub(crate) StatusCode, pub(crate) T);
 
 impl<T: Serialize> IntoResponse for Json<T> {
     fn into_response(self) -> Response {
@@ -137,7 +151,7 @@ impl<T: Serialize> IntoResponse for Json<T> {
 }
 
 /// 200 with JSON.
-fn ok<T>(body: T) -> Json<T> {
+pub(crate) fn ok<T>(body: T) -> Json<T> {
     Json(StatusCode::OK, body)
 }
 

@@ -20,12 +20,11 @@ use serde_json::Value;
 use super::{
     Json,
     apps::below,
-    definitions::entry,
     jobs::{count, store_one},
 };
 use crate::{
     body::JsonBody,
-    enqueue::{self, executor, traceparent},
+    enqueue::{self, entry, executor, traceparent},
     path::{self, Path},
     refused::{Refused, Result, internal, nearest},
     shared::Shared,
@@ -51,7 +50,7 @@ pub(super) async fn run(
     body: JsonBody,
 ) -> Result<Json<Job>> {
     let app = path::app(&app)?;
-    let request: RunRequest = body.parse().await?;
+    let request = body.parse::<RunRequest>().await?.value;
     let catalog = shared.fresh_catalog().await?;
     let definition = whole(&catalog, &app, &request)?;
     let line = Line {

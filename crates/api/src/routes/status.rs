@@ -1,24 +1,25 @@
 //! Queues, workers, health, readiness and metrics.
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
-
-use axum::{
-    extract::State,
-    http::{StatusCode, header},
-    response::{IntoResponse, Response},
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
 };
-use robata_api_types::{Health, Need, Problem, Queue, QueueList, Ready, WorkerList};
-use robata_core::{Error, ErrorKind, QueueName, definition::Catalog, store::QueueCounts};
+
+use axum::{extract::State, response::Response};
+use robata_api_types::{Health, Problem, Queue, QueueList, Ready, WorkerList};
+use robata_core::{
+    QueueName,
+    definition::Catalog,
+    store::{Pause, QueueCounts},
+};
 use tokio::time::timeout;
 
 use super::{Json, ok};
 use crate::{
+    probes::{self, CHECK, need},
     refused::{Result, internal},
     shared::Shared,
 };
-
-/// What is tried for readiness is given up after this time.
-const CHECK: Duration = Duration::from_secs(2);
 
 /// All queues that have jobs or settings, or that a definition names.
 #[utoipa::path(
@@ -29,21 +30,29 @@ const CHECK: Duration = Duration::from_secs(2);
     ),
 )]
 pub(super) async fn queues(State(shared): State<Arc<Shared>>) -> Result<Json<QueueList>> {
-    let counts = shared.store.queue_counts().await?;
-    let catalog = shared.fresh_catalog().await?;
     Ok(ok(QueueList {
-        queues: by_queue(&catalog, counts),
+        queues: all_queues(&shared).await?,
     }))
 }
 
-fn by_queue(catalog: &Catalog, counts: Vec<QueueCounts>) -> Vec<Queue> {
+/// Every queue that something names, by name.
+pub(super) async fn all_queues(shared: &Shared) -> Result<Vec<Queue>> {
+    let counts = shared.store.queue_counts().await?;
+    let paused = shared.store.paused().await?;
+    let catalog = shared.fresh_catalog().await?;
+    Ok(by_queue(&catalog, counts, paused))
+}
+
+fn by_queue(catalog: &Catalog, counts: Vec<QueueCounts>, mut paused: BTreeMap<QueueName, Pause>) -> Vec<Queue> {
     let named = catalog.apps.iter().flat_map(|(app, settings)| {
         let jobs = settings.jobs.values();
         jobs.map(|entry| Catalog::queue_of(app, &entry.definition))
     });
     let counted = counts.iter().map(|counts| counts.line.queue.clone());
-    let names = catalog.queues.keys().cloned().chain(named).chain(counted);
-    let empty = |queue: QueueName| Queue {
+    let names = catalog.queues.keys().chain(paused.keys()).cloned();
+    let names: BTreeSet<QueueName> = names.chain(named).chain(counted).collect();
+    let mut empty = |queue: QueueName| Queue {
+        paused: paused.remove(&queue).map(Into::into),
         max_running: catalog.queues.get(&queue).and_then(|settings| settings.max_running),
         queue,
         scheduled: 0,
@@ -51,7 +60,7 @@ fn by_queue(catalog: &Catalog, counts: Vec<QueueCounts>) -> Vec<Queue> {
         running: 0,
         lines: Vec::new(),
     };
-    let mut queues: BTreeMap<QueueName, Queue> = names.map(|name| (name.clone(), empty(name))).collect();
+    let mut queues: BTreeMap<QueueName, Queue> = names.into_iter().map(|name| (name.clone(), empty(name))).collect();
     for counts in counts {
         if let Some(queue) = queues.get_mut(&counts.line.queue) {
             queue.scheduled += counts.scheduled;
@@ -84,13 +93,10 @@ pub(super) async fn workers(State(shared): State<Arc<Shared>>) -> Result<Json<Wo
     responses((status = 200, description = "It is.", body = Health)),
 )]
 pub(super) async fn healthz() -> Json<Health> {
-    ok(Health {
-        status: "alive".to_owned(),
-        version: env!("CARGO_PKG_VERSION").to_owned(),
-    })
+    ok(probes::alive())
 }
 
-/// Whether it can do its work. Without the log store jobs are taken all the same, so that is only degraded.
+/// Whether it can do its work. Without the log store or the broker jobs are taken all the same, so that is only degraded.
 #[utoipa::path(
     get, path = "/readyz", tag = "status",
     responses(
@@ -99,34 +105,20 @@ pub(super) async fn healthz() -> Json<Health> {
     ),
 )]
 pub(super) async fn readyz(State(shared): State<Arc<Shared>>) -> Json<Ready> {
-    let (store, logs) = tokio::join!(
-        timeout(CHECK * 2, shared.store.check(CHECK)),
-        timeout(CHECK * 2, shared.logs.check(CHECK)),
-    );
-    let need = |name: &str, required, tried: Result<Result<(), Error>, _>| {
-        let error = match tried {
-            Ok(Ok(())) => None,
-            Ok(Err(error)) => Some(error),
-            Err(_elapsed) => {
-                let message = format!("did not answer within {} s", CHECK.as_secs());
-                Some(Error::new(ErrorKind::Unavailable, "ready.check", message))
-            }
-        };
-        Need {
-            name: name.to_owned(),
-            ok: error.is_none(),
-            required,
-            message: error.map(|error| error.full()),
+    let others = async {
+        match &shared.others {
+            Some(others) => others().await,
+            None => Vec::new(),
         }
     };
-    let needs = vec![need("store", true, store), need("logs", false, logs)];
-    let ready = needs.iter().all(|need| need.ok || !need.required);
-    let status = if ready {
-        StatusCode::OK
-    } else {
-        StatusCode::SERVICE_UNAVAILABLE
-    };
-    Json(status, Ready { ready, needs })
+    let (store, logs, others) = tokio::join!(
+        need("store", true, shared.store.check(CHECK)),
+        need("logs", false, shared.logs.check(CHECK)),
+        others,
+    );
+    let mut needs = vec![store, logs];
+    needs.extend(others);
+    probes::ready(needs)
 }
 
 /// Metrics in Prometheus' text form.
@@ -145,10 +137,12 @@ pub(super) async fn metrics(State(shared): State<Arc<Shared>>) -> Result<Respons
         Err(_elapsed) => None,
     };
     let store = answer.as_ref().map(|(queues, workers)| (&queues[..], &workers[..]));
-    let text = shared
+    let mut text = shared
         .metrics
         .render(shared.hub.waiting(), store)
         .map_err(|_| internal())?;
-    let media_type = "text/plain; version=0.0.4; charset=utf-8";
-    Ok(([(header::CONTENT_TYPE, media_type)], text).into_response())
+    if let Some(more) = &shared.more_metrics {
+        text.push_str(&more().ok_or_else(internal)?);
+    }
+    Ok(probes::as_metrics(text))
 }

@@ -44,6 +44,103 @@ async fn a_body_that_does_not_arrive_is_given_up() {
     assert!(answer.contains("too_slow"), "{answer}");
 }
 
+/// Announces a large batch, whose body is never sent: it holds the room that it was given.
+async fn hold_room(address: std::net::SocketAddr) -> tokio::net::TcpStream {
+    use tokio::io::AsyncWriteExt;
+    let mut stream = tokio::net::TcpStream::connect(address).await.unwrap();
+    let head = format!(
+        "POST /api/v1/jobs/batch HTTP/1.1\r\nHost: {}\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n",
+        address,
+        1 << 20
+    );
+    stream.write_all(head.as_bytes()).await.unwrap();
+    stream
+}
+
+#[tokio::test]
+async fn a_small_body_of_unknown_length_needs_no_room_and_who_waits_for_room_is_told_so() {
+    let server = start_with(|config| {
+        config.max_bodies_bytes = 1 << 20;
+        config.body_timeout = Duration::from_secs(2);
+    })
+    .await;
+    server.apply(document()).await;
+    let address = server.address;
+    let holders = tokio::spawn(async move {
+        let mut held = Vec::new();
+        loop {
+            held.push(hold_room(address).await);
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+    });
+    let large = format!(r#"{{"jobs": [{}]}}"#, " ".repeat(100 << 10));
+    crate::server::until("the room is taken", || async {
+        let response = server.post("/api/v1/jobs/batch", &large).await;
+        response.status() == 503 && response.headers().contains_key("retry-after")
+    })
+    .await;
+    let chunked = |text: String| {
+        let pieces = futures::stream::iter([Ok::<_, std::io::Error>(Bytes::from(text))]);
+        server
+            .http
+            .post(server.url("/api/v1/jobs"))
+            .header("content-type", "application/json")
+            .body(Body::wrap_stream(pieces))
+            .send()
+    };
+    let small = chunked(r#"{"app": "shop", "job": "mail"}"#.to_owned()).await.unwrap();
+    assert_eq!(small.status(), 201);
+    holders.abort();
+}
+
+#[tokio::test]
+async fn each_kind_of_body_has_its_own_bound() {
+    let server = start_with(|config| {
+        config.max_payload_bytes = 1000;
+        config.max_document_bytes = 10_000;
+    })
+    .await;
+    server.apply(document()).await;
+    let room = " ".repeat(1 << 20);
+    let job = |payload: &str| format!(r#"{{"app": "shop", "job": "mail", "payload": "{payload}"{room}}}"#);
+    refused(
+        server.post("/api/v1/jobs", &job(&"p".repeat(1000))).await,
+        413,
+        "body_too_large",
+    )
+    .await;
+    // In a batch it is that one job's fault.
+    let body = format!(
+        r#"{{"jobs": [{}, {{"app": "shop", "job": "mail"}}]}}"#,
+        job(&"p".repeat(1000))
+    );
+    let answer: robata_client::BatchAnswer = server.post("/api/v1/jobs/batch", &body).await.json().await.unwrap();
+    assert_eq!((answer.results[0].status, answer.results[1].status), (413, 201));
+    let spaces = " ".repeat(10_000);
+    for (method, path, body) in [
+        (reqwest::Method::POST, "/api/v1/apply", "{\"document\": {}}"),
+        (reqwest::Method::PUT, "/api/v1/apps/shop", "{}"),
+        (reqwest::Method::PUT, "/api/v1/apps/shop/definitions/mail", "{}"),
+        (reqwest::Method::POST, "/api/v1/apps/shop/run", "{\"command\": []}"),
+    ] {
+        let large = server.send(method, path, &format!("{body}{spaces}")).await;
+        refused(large, 413, "body_too_large").await;
+    }
+    server.apply(document()).await;
+}
+
+#[tokio::test]
+async fn labels_are_counted_in_a_large_request_too() {
+    let server = shop().await;
+    let labels: Vec<String> = (0..20_000).map(|n| format!("\"l{n}\": \"\"")).collect();
+    let body = format!(
+        r#"{{"app": "shop", "job": "mail", "labels": {{{}}}}}"#,
+        labels.join(",")
+    );
+    let problem = refused(server.post("/api/v1/jobs", &body).await, 422, "too_many_labels").await;
+    assert!(problem.detail.contains("20000 labels; at most 64"), "{problem:?}");
+}
+
 #[tokio::test]
 async fn a_large_body_is_taken_up_to_the_bound() {
     let server = start_with(|config| config.max_body_bytes = 8 << 20).await;
@@ -80,6 +177,66 @@ async fn a_deep_body_is_refused_without_harm() {
             let answer: robata_client::BatchAnswer = response.json().await.unwrap();
             assert_eq!(answer.results[0].status, 422);
         }
+    }
+}
+
+#[tokio::test]
+async fn a_query_parameter_that_a_route_does_not_know_is_refused_on_every_route() {
+    let server = shop().await;
+    let job = server.mail().await;
+    let document: serde_json::Value = server.get("/api/v1/openapi.json").await.json().await.unwrap();
+    let mut routes = vec![("get".to_owned(), "/api/v1/openapi.json".to_owned())];
+    for (path, methods) in document["paths"].as_object().unwrap() {
+        routes.extend(
+            methods
+                .as_object()
+                .unwrap()
+                .keys()
+                .map(|method| (method.clone(), path.clone())),
+        );
+    }
+    assert!(routes.len() > 20, "{routes:?}");
+    for (method, path) in routes {
+        let path = path
+            .replace("{id}", &job.to_string())
+            .replace("{app}", "shop")
+            .replace("{job}", "mail")
+            .replace("{queue}", "shop");
+        let method = method.to_uppercase().parse().unwrap();
+        let response = server.send(method, &format!("{path}?no_such_parameter=1"), "").await;
+        let problem = refused(response, 400, "invalid_query").await;
+        assert!(problem.detail.contains("no_such_parameter"), "{path}: {problem:?}");
+    }
+    let problem = refused(server.get("/api/v1/jobs?stat=queued").await, 400, "invalid_query").await;
+    assert!(problem.detail.contains("did you mean \"state\"?"), "{problem:?}");
+    assert_eq!(server.get("/api/v1/jobs?state=queued&state=failed").await.status(), 200);
+    // Nothing was done by any of these.
+    assert_eq!(
+        server.client.job(job).await.unwrap().state.known(),
+        Some(robata_core::JobState::Queued)
+    );
+    assert_eq!(server.client.apps().await.unwrap().len(), 1);
+}
+
+#[tokio::test]
+async fn a_key_that_stands_twice_in_settings_is_refused() {
+    let server = shop().await;
+    let twice = r#"{"image": "a", "image": "b"}"#;
+    for (method, path, body) in [
+        (reqwest::Method::PUT, "/api/v1/apps/shop", twice.to_owned()),
+        (
+            reqwest::Method::PUT,
+            "/api/v1/apps/shop/definitions/mail",
+            r#"{"resources": {"cpu": 1, "cpu": 2}}"#.to_owned(),
+        ),
+        (
+            reqwest::Method::POST,
+            "/api/v1/apply",
+            format!(r#"{{"document": {{"apps": {{"shop": {twice}}}}}}}"#),
+        ),
+    ] {
+        let problem = refused(server.send(method, path, &body).await, 422, "invalid_request").await;
+        assert!(problem.detail.contains("stands twice"), "{problem:?}");
     }
 }
 

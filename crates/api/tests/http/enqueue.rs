@@ -217,7 +217,22 @@ async fn bad_options_are_refused_in_words() {
             "invalid_request",
             "labels.a: invalid type: integer",
         ),
-        (r#""priorty": 1"#, "invalid_request", "priorty"),
+        (
+            r#""labels": {"a": "\u001b[2J"}"#,
+            "invalid_label",
+            "no control characters",
+        ),
+        (
+            r#""labels": {"a": "\u009b2J"}"#,
+            "invalid_label",
+            "no control characters",
+        ),
+        (
+            r#""labels": {"a": "two\nlines"}"#,
+            "invalid_label",
+            "no control characters",
+        ),
+        (r#""priorty": 1"#, "invalid_request", "did you mean priority?"),
     ] {
         let body = format!(r#"{{"app": "shop", "job": "mail", {more}}}"#);
         let problem = refused(server.post("/api/v1/jobs", &body).await, 422, code).await;
@@ -281,6 +296,107 @@ async fn a_definition_that_came_by_another_door_is_found() {
         response.status() == 201
     })
     .await;
+}
+
+#[tokio::test]
+async fn a_known_key_answers_with_its_first_job_whatever_became_of_the_definition() {
+    let server = shop().await;
+    let requests = [
+        r#"{"app": "shop", "job": "resize", "idempotency_key": "gone", "payload": 1}"#,
+        r#"{"app": "shop", "job": "mail", "idempotency_key": "queue", "queue": "images"}"#,
+        r#"{"app": "shop", "job": "mail", "idempotency_key": "env", "env": {"LOCALE": "de"}}"#,
+    ];
+    server
+        .apply(json!({"apps": {"shop": {"image": "shop:1", "jobs": {"mail": {"env_allow": ["LOCALE"]}}}}}))
+        .await;
+    let mut first = Vec::new();
+    for request in requests {
+        first.push(id(&server.enqueue(request).await));
+    }
+    server
+        .apply(json!({"apps": {"shop": {"image": "shop:1", "jobs": {"mail": {"env_allow": []}}}}}))
+        .await;
+    let shop = "shop".parse().unwrap();
+    server
+        .client
+        .delete_definition(&shop, &"resize".parse().unwrap())
+        .await
+        .unwrap();
+    let again = |requests: Vec<String>, atomic| {
+        let server = &server;
+        async move {
+            let body = format!(r#"{{"jobs": [{}], "atomic": {atomic}}}"#, requests.join(","));
+            let response = server.post("/api/v1/jobs/batch", &body).await;
+            assert_eq!(response.status(), 200, "{}", response.text().await.unwrap());
+            let answer: robata_client::BatchAnswer = response.json().await.unwrap();
+            answer.results
+        }
+    };
+    for (request, first) in requests.iter().zip(&first) {
+        let response = server.post("/api/v1/jobs", request).await;
+        assert_eq!(response.status(), 200, "{}", response.text().await.unwrap());
+        assert_eq!(id(&response.json().await.unwrap()), *first);
+    }
+    for atomic in [false, true] {
+        let mut batch: Vec<String> = requests.map(str::to_owned).to_vec();
+        batch.insert(1, r#"{"app": "shop", "job": "mail"}"#.to_owned());
+        let results = again(batch, atomic).await;
+        let told: Vec<_> = results
+            .iter()
+            .map(|item| (item.status, item.job.as_ref().unwrap().id))
+            .collect();
+        assert_eq!(told[0], (200, first[0]));
+        assert_eq!(told[1].0, 201);
+        assert_eq!((told[2], told[3]), ((200, first[1]), (200, first[2])));
+    }
+    // Another request under a known key, and a key that is not known, are refused as before.
+    let clash = r#"{"app": "shop", "job": "resize", "idempotency_key": "gone", "payload": 2}"#;
+    let unknown = r#"{"app": "shop", "job": "resize", "idempotency_key": "new"}"#;
+    refused(server.post("/api/v1/jobs", clash).await, 409, "key_reused").await;
+    refused(server.post("/api/v1/jobs", unknown).await, 404, "unknown_definition").await;
+    let results = again(vec![clash.to_owned(), unknown.to_owned()], false).await;
+    assert_eq!(results.iter().map(|item| item.status).collect::<Vec<_>>(), [409, 404]);
+}
+
+#[tokio::test]
+async fn single_and_batch_take_a_newer_catalog_alike() {
+    for how in ["single", "batch"] {
+        let server = shop().await;
+        // The API has its catalog in memory now, and another process changes the store's: nobody hints at it.
+        server.enqueue(r#"{"app": "shop", "job": "mail"}"#).await;
+        let (mut catalog, other) = (
+            server.store.catalog().await.unwrap(),
+            json!({"apps": {"shop": {"image": "shop:1", "jobs": {
+            "mail": {"env_allow": ["LOCALE"]}, "more": {"queue": "night"}}}}}),
+        );
+        let plan = catalog
+            .plan(&robata_core::definition::Document::read(&other).unwrap(), false, &[])
+            .unwrap();
+        catalog = server
+            .store
+            .change_catalog(catalog.revision, plan.writes, "test")
+            .await
+            .unwrap();
+        assert!(catalog.revision > 1);
+        for request in [
+            r#"{"app": "shop", "job": "more"}"#,
+            r#"{"app": "shop", "job": "mail", "queue": "night"}"#,
+            r#"{"app": "shop", "job": "mail", "env": {"LOCALE": "de"}}"#,
+        ] {
+            let response = match how {
+                "single" => server.post("/api/v1/jobs", request).await,
+                _ => {
+                    let body = format!(r#"{{"jobs": [{request}], "atomic": true}}"#);
+                    server.post("/api/v1/jobs/batch", &body).await
+                }
+            };
+            assert!(
+                response.status().is_success(),
+                "{how}: {}",
+                response.text().await.unwrap()
+            );
+        }
+    }
 }
 
 #[tokio::test]

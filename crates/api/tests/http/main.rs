@@ -8,6 +8,7 @@ mod enqueue;
 mod guard;
 mod jobs;
 mod logs;
+mod operate;
 mod run;
 mod server;
 mod status;

@@ -279,6 +279,7 @@ impl<'s> Worker<'s> {
                 reason: None,
                 bytes: 0,
             },
+            reach: None,
         };
         let summary = self.server.logs.seal(seal).await.unwrap();
         self.write(held, AttemptChange::Finalised(summary)).await;

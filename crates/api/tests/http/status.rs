@@ -87,8 +87,8 @@ async fn queues_are_shown_by_name_with_their_lines() {
     assert_eq!(
         queues,
         json!({"queues": [
-            {"queue": "images", "max_running": 2, "scheduled": 0, "queued": 0, "running": 0, "lines": []},
-            {"queue": "shop", "max_running": null, "scheduled": 0, "queued": 1, "running": 0,
+            {"queue": "images", "max_running": 2, "paused": null, "scheduled": 0, "queued": 0, "running": 0, "lines": []},
+            {"queue": "shop", "max_running": null, "paused": null, "scheduled": 0, "queued": 1, "running": 0,
              "lines": [{"executor": "docker", "scheduled": 0, "queued": 1, "running": 0}]},
         ]})
     );

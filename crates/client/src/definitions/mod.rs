@@ -6,6 +6,7 @@ mod yaml;
 
 use std::{fmt, path::Path};
 
+use robata_api_types::strict::Strict;
 use serde_json::Value;
 
 pub use self::place::{Position, SourceMap, locate};
@@ -101,7 +102,7 @@ pub fn read(text: &str, format: Format) -> Result<Source, SyntaxError> {
         Format::Toml => toml::read(text),
         Format::Yaml => yaml::read(text),
         Format::Json => {
-            let document = serde_json::from_str(text).map_err(|error| {
+            let Strict(document) = serde_json::from_str(text).map_err(|error| {
                 let position = Position {
                     line: error.line(),
                     column: error.column().max(1),
@@ -192,6 +193,8 @@ mod tests {
             ("apps:\n  shop: [1\n", Format::Yaml, "f:"),
             ("apps: 1\napps: 2\n", Format::Yaml, "f:2:"),
             ("{\"apps\": {,}}", Format::Json, "f:1:11: "),
+            ("{\"apps\": 1,\n \"apps\": 2}", Format::Json, "f:2:"),
+            ("{\"apps\": {\"a\": {\"jobs\": 1,\n\"jobs\": 2}}}", Format::Json, "f:2:"),
         ] {
             let error = read(text, format).unwrap_err();
             let shown = error.shown("f");

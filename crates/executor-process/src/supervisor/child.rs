@@ -16,7 +16,7 @@ use nix::{
         signal::{SigHandler, SigSet, SigmaskHow, Signal, signal, sigprocmask},
         stat::{Mode, umask},
     },
-    unistd::{Gid, Pid, Uid, getpid, getppid, setgid, setgroups, setsid, setuid},
+    unistd::{AccessFlags, Gid, Pid, Uid, access, getpid, getppid, setgid, setgroups, setsid, setuid},
 };
 
 use crate::order::{Order, Resource};
@@ -117,6 +117,8 @@ struct Setup {
     limits: Vec<(Resource, u64)>,
     ids: Option<(Uid, Gid, Vec<Gid>)>,
     folder: PathBuf,
+    /// The thing's own folder, which another user must be able to reach by its path.
+    own: PathBuf,
     neutral: bool,
     parent: Pid,
     told: io::PipeWriter,
@@ -139,6 +141,7 @@ impl Setup {
                 (Uid::from_raw(ids.user), Gid::from_raw(ids.group), groups)
             }),
             folder: order.working_dir.clone().unwrap_or_else(|| PathBuf::from("work")),
+            own: std::env::current_dir().map_err(|error| Refusal::new("find its folder", error))?,
             neutral: is_protected(),
             parent: getpid(),
             told,
@@ -183,6 +186,11 @@ impl Setup {
             setgroups(groups).map_err(at("set the groups"))?;
             setgid(*group).map_err(at("become the group"))?;
             setuid(*user).map_err(at("become the user"))?;
+            // Its payload and home are known to it by their paths.
+            let own = self.own.display();
+            access(&self.own, AccessFlags::X_OK).map_err(at(&format!(
+                "pass as user {user} to its own folder (chmod o+x what is above it) {own}"
+            )))?;
         }
         prctl::set_no_new_privs().map_err(at("give up new privileges"))?;
         // After the ids: to change them clears it.

@@ -61,6 +61,47 @@ async fn without_cgroups_a_killed_supervisors_processes_are_found_by_their_mark(
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn what_a_job_does_to_its_own_folder_blinds_nobody() {
+    let place = Place::new(Cgroups::Auto);
+    let calm = place.run(sh("sleep 1000")).await;
+    for (script, code) in [
+        ("mkdir ../outcome.json && echo done; sleep 1; exit 3", 3),
+        ("mkfifo ../outcome.json && echo done; sleep 1; exit 4", 4),
+        ("ln -s /dev/zero ../outcome.json && echo done; sleep 1; exit 5", 5),
+        ("rm ../verdict && touch ../verdict && echo done; sleep 1; exit 6", 6),
+    ] {
+        let handle = place.run(sh(script)).await;
+        until("it has done it", async || place.printed(&handle).await == "done\n").await;
+        // Both are looked at in one call, while it runs and after it.
+        let both = [Target::Handle(handle.clone()), Target::Handle(calm.clone())];
+        let seen = place.executor.observe(&both).await.unwrap();
+        assert!(!matches!(seen[0].state, ThingState::Ended(_)), "{script}: {seen:?}");
+        assert!(
+            matches!(seen[1].state, ThingState::Running { .. }),
+            "{script}: {seen:?}"
+        );
+        let ending = place.ending(&handle).await;
+        assert_eq!(ending.end, End::Exited(code), "{script}: {ending:?}");
+        place.executor.remove(&handle, false).await.unwrap();
+    }
+    // Its supervisor's own files are gone, and still its true end is kept.
+    let handle = place.run(sh("rm -rf ../*; sleep 1; exit 7")).await;
+    let ending = place.ending(&handle).await;
+    assert_eq!(ending.end, End::Exited(7), "{ending:?}");
+    assert!(ending.started_at.is_some());
+    // And one whose supervisor is killed says what is wrong.
+    let request = request(sh("mkdir ../outcome.json && echo done; sleep 1000"));
+    let handle = place.executor.prepare(request.clone()).await.unwrap().handle;
+    place.executor.start(&handle).await.unwrap();
+    until("it has done it", async || place.printed(&handle).await == "done\n").await;
+    kill(supervisor(&request.name).await, Signal::SIGKILL).unwrap();
+    let ending = place.ending(&handle).await;
+    assert_eq!(ending.end, End::EngineFault, "{ending:?}");
+    assert!(ending.message.unwrap().contains("outcome.json"));
+    place.executor.stop(&calm, Duration::ZERO).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_supervisor_killed_before_its_go_never_ran() {
     let place = Place::new(Cgroups::Auto);
     let request = request(sh("echo ran"));
@@ -214,6 +255,39 @@ async fn an_outcome_has_its_room_on_a_full_disk() {
     assert_eq!(place.result(sh("exit 0")).await.0.end, End::Exited(0));
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn what_finds_no_room_for_its_outcome_never_ran_and_says_why() {
+    let disk = SmallDisk::mount();
+    let place = Place::at(disk.folder.path());
+    let request = request(sh("echo ran"));
+    let handle = place.executor.prepare(request.clone()).await.unwrap().handle;
+    // Until it waits, its start needs room.
+    supervisor(&request.name).await;
+    let full = disk.folder.path().join("full");
+    let mut file = fs::File::create(&full).unwrap();
+    let error = std::io::copy(&mut std::io::repeat(0), &mut file).unwrap_err();
+    assert_eq!(error.kind(), std::io::ErrorKind::StorageFull);
+    place.executor.start(&handle).await.unwrap();
+    let ending = place.ending(&handle).await;
+    assert_eq!(ending.end, End::NeverRan(NeverRan::NotSetGoing));
+    let words = ending.message.unwrap();
+    assert!(words.contains("No space left on device"), "{words}");
+    assert_eq!(place.printed(&handle).await, "");
+    // Whoever looks later sees the same, and can remove it.
+    fs::remove_file(&full).unwrap();
+    let seen = place
+        .another()
+        .observe(&[Target::Handle(handle.clone())])
+        .await
+        .unwrap();
+    assert!(
+        matches!(&seen[0].state, ThingState::Ended(ending) if ending.message.as_ref() == Some(&words)),
+        "{seen:?}"
+    );
+    place.executor.remove(&handle, false).await.unwrap();
+    assert!(place.executor.owned().await.unwrap().is_empty());
+}
+
 /// A file system of half a megabyte.
 struct SmallDisk {
     folder: tempfile::TempDir,
@@ -222,7 +296,7 @@ struct SmallDisk {
 impl SmallDisk {
     fn mount() -> Self {
         let folder = tempfile::tempdir().unwrap();
-        let arguments = ["-t", "tmpfs", "-o", "size=512k", "tmpfs"];
+        let arguments = ["-t", "tmpfs", "-o", "size=512k,mode=700", "tmpfs"];
         let mounted = Command::new("mount")
             .args(arguments)
             .arg(folder.path())

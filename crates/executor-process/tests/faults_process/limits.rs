@@ -4,12 +4,13 @@ use std::time::Duration;
 
 use crate::place::{Place, request, sh, until};
 use robata_core::{
+    InstallationId,
     definition::{Cpu, Limit, Memory, Security},
     error::ErrorKind,
     executor::{Executor, Spec, ThingState},
-    finish::End,
+    finish::{End, NeverRan},
 };
-use robata_executor_process::Cgroups;
+use robata_executor_process::{Cgroups, ProcessConfig};
 
 async fn refused(place: &Place, spec: Spec) -> String {
     let error = place.executor.prepare(request(spec)).await.unwrap_err();
@@ -113,8 +114,9 @@ async fn an_out_of_memory_kill_of_a_child_is_told_too() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn another_user_reaches_its_payload_and_folder_and_gains_no_privileges() {
-    let place = Place::new(Cgroups::Auto);
     assert!(nix::unistd::geteuid().is_root(), "this test needs root");
+    let place = Place::new(Cgroups::Auto);
+    set_mode(&place.state, 0o711);
     let mut spec = sh(
         "id -u; id -g; cat $ROBATA_PAYLOAD_FILE; touch here && echo wrote; grep NoNewPrivs /proc/self/status; ls .. 2>/dev/null; true",
     );
@@ -127,6 +129,54 @@ async fn another_user_reaches_its_payload_and_folder_and_gains_no_privileges() {
         (ending.end, printed.as_str()),
         (End::Exited(0), "65534\n12345\nhello\nwrote\nNoNewPrivs:\t1\n")
     );
+}
+
+fn set_mode(folder: &std::path::Path, mode: u32) {
+    use std::os::unix::fs::PermissionsExt;
+    std::fs::set_permissions(folder, std::fs::Permissions::from_mode(mode)).unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn another_user_gets_a_home_of_its_own_and_the_workers_user_keeps_his() {
+    assert!(nix::unistd::geteuid().is_root(), "this test needs root");
+    let folder = tempfile::tempdir().unwrap();
+    set_mode(folder.path(), 0o711);
+    let mut config = ProcessConfig::new(folder.path().join("state"), InstallationId::new());
+    config.supervisor = Some(env!("CARGO_BIN_EXE_robata-supervisor").into());
+    config.environment.insert("HOME".to_owned(), "/workers/own".to_owned());
+    let place = Place::with(config);
+    let home = |user: Option<&str>| {
+        let mut spec = sh("echo $HOME; test $HOME = $PWD && touch $HOME/x && echo its own; true");
+        spec.user = user.map(str::to_owned);
+        spec
+    };
+    let (_, printed) = place.result(home(Some("nobody"))).await;
+    assert!(printed.ends_with("/work\nits own\n"), "{printed}");
+    for workers in [None, Some("0")] {
+        assert_eq!(place.result(home(workers)).await.1, "/workers/own\n");
+    }
+    let mut set = home(Some("nobody"));
+    set.env.insert("HOME".to_owned(), "/set".to_owned());
+    assert_eq!(place.result(set).await.1, "/set\n");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_user_who_cannot_pass_to_its_folder_is_told_so_and_never_runs() {
+    assert!(nix::unistd::geteuid().is_root(), "this test needs root");
+    let place = Place::new(Cgroups::Auto);
+    set_mode(&place.state, 0o700);
+    let mut spec = sh("echo ran");
+    spec.user = Some("nobody".to_owned());
+    let (ending, printed) = place.result(spec.clone()).await;
+    assert_eq!(ending.end, End::NeverRan(NeverRan::StartRefused));
+    let words = ending.message.unwrap();
+    assert!(
+        words.contains("as user 65534") && words.contains("chmod o+x"),
+        "{words}"
+    );
+    assert_eq!((ending.detail.as_deref(), printed.as_str()), (Some("EACCES"), ""));
+    set_mode(&place.state, 0o711);
+    assert_eq!(place.result(spec).await.1, "ran\n");
 }
 
 #[tokio::test(flavor = "multi_thread")]

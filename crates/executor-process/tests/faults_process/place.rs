@@ -72,6 +72,17 @@ impl Place {
         }
     }
 
+    /// On a state folder as it is configured; whoever made the configuration removes it.
+    pub(crate) fn with(config: ProcessConfig) -> Self {
+        Self {
+            state: config.state.clone(),
+            _removed_at_the_end: None,
+            installation: config.installation,
+            cgroups: config.cgroups,
+            executor: ProcessExecutor::open(config).unwrap(),
+        }
+    }
+
     fn open(state: PathBuf, installation: InstallationId, cgroups: Cgroups) -> ProcessExecutor {
         let mut config = ProcessConfig::new(state, installation);
         config.supervisor = Some(PathBuf::from(env!("CARGO_BIN_EXE_robata-supervisor")));
