@@ -1,9 +1,10 @@
 //! The command line's shape: every command and flag, with the words that `--help` shows.
 
-use std::{net::SocketAddr, path::PathBuf, time::Duration};
+use std::{path::PathBuf, time::Duration};
 
 use clap::{Args, Parser, Subcommand};
-use robata_core::{AppName, ExecutorName, JobId, JobName, QueueName, Timestamp, definition::duration};
+use robata_core::{AppName, ExecutorName, IncarnationId, JobId, JobName, QueueName, Timestamp, definition::duration};
+use robata_settings::Listen;
 
 use crate::{output::Format, pairs::Pair};
 
@@ -48,12 +49,14 @@ pub(crate) enum Command {
     Jobs(JobsArgs),
     /// List and show apps and their job definitions.
     Apps(AppsArgs),
-    /// List queues.
+    /// List, pause and resume queues; show what could not be taken in.
     Queues(QueuesArgs),
-    /// List workers.
+    /// List and drain workers; say that a host is gone.
     Workers(WorkersArgs),
     /// Print the settings in force and where each came from.
     Config(SettingsArgs),
+    /// Bring the tables of a store up to date that many daemons share.
+    Store(StoreArgs),
     /// Try every service that is configured, and say what is wrong and what to do.
     Doctor(DoctorArgs),
     /// Measure what this machine does, each figure beside its target and the raw limit.
@@ -66,9 +69,9 @@ pub(crate) struct SettingsArgs {
     /// The settings file.
     #[arg(long, env = "ROBATA_CONFIG", value_name = "FILE")]
     pub(crate) config: Option<PathBuf>,
-    /// Where to listen; port 0 takes a free one [default: 127.0.0.1:7070].
+    /// Where to listen: a loopback address (port 0 takes a free one) or unix:/PATH [default: 127.0.0.1:7070].
     #[arg(long, value_name = "ADDRESS")]
-    pub(crate) listen: Option<SocketAddr>,
+    pub(crate) listen: Option<Listen>,
     /// Where everything is kept [default: robata in $XDG_DATA_HOME, or in ~/.local/share].
     #[arg(long, value_name = "FOLDER")]
     pub(crate) data_dir: Option<PathBuf>,
@@ -87,6 +90,24 @@ pub(crate) struct UpArgs {
     /// Enqueue five jobs that show what can happen to a job, and watch them to their ends.
     #[arg(long)]
     pub(crate) demo: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct StoreArgs {
+    #[command(subcommand)]
+    pub(crate) command: StoreCommand,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum StoreCommand {
+    /// Run the migrations that are missing; safe while daemons run, and from many places at once.
+    Migrate {
+        #[command(flatten)]
+        settings: SettingsArgs,
+        /// Only say whether one is missing (exit code 1).
+        #[arg(long)]
+        check: bool,
+    },
 }
 
 #[derive(Debug, Args)]
@@ -322,6 +343,30 @@ pub(crate) struct QueuesArgs {
 pub(crate) enum QueuesCommand {
     /// List queues with their counts.
     List,
+    /// Pause a queue: no worker takes its jobs from here on; what runs goes on.
+    Pause {
+        /// The queue.
+        #[arg(value_name = "QUEUE")]
+        name: QueueName,
+        /// Why, for people: its waiting jobs show it.
+        #[arg(long, default_value = "", hide_default_value = true, value_name = "TEXT")]
+        reason: String,
+    },
+    /// Resume a queue.
+    Resume {
+        /// The queue.
+        #[arg(value_name = "QUEUE")]
+        name: QueueName,
+    },
+    /// List messages that could not be taken in, newest first, each with its reason.
+    SetAside {
+        /// At most so many.
+        #[arg(long, default_value_t = 50, value_name = "N")]
+        limit: usize,
+        /// The next page: what the last one ended with.
+        #[arg(long, value_name = "NUMBER")]
+        before: Option<u64>,
+    },
 }
 
 #[derive(Debug, Args)]
@@ -334,6 +379,18 @@ pub(crate) struct WorkersArgs {
 pub(crate) enum WorkersCommand {
     /// List workers, live ones first.
     List,
+    /// Ask a worker to drain: it takes nothing new, and leaves once what it holds has ended.
+    Drain {
+        /// The worker, as `workers list` shows it.
+        #[arg(value_name = "WORKER")]
+        id: IncarnationId,
+    },
+    /// Say that a realm (a host's engine) is gone for good: what ran there is lost, and its jobs are retried now.
+    Lost {
+        /// The realm, as `workers list --output json` and a job's attempts show it.
+        #[arg(value_name = "REALM")]
+        realm: String,
+    },
 }
 
 fn app_and_job(text: &str) -> Result<(AppName, JobName), String> {

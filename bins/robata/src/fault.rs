@@ -7,21 +7,10 @@ use serde_json::json;
 
 use crate::{
     exit,
-    output::{Output, ReaderGone, complain},
+    output::{Output, ReaderGone, complain, complain_json},
 };
 
-/// The command was used wrongly, in a way that only its content shows: exit code 2.
-#[derive(Debug, thiserror::Error)]
-#[error("{0}")]
-pub(crate) struct Usage(pub(crate) String);
-
-/// An error with a code that programs may decide by.
-#[derive(Debug, thiserror::Error)]
-#[error("{message}")]
-pub(crate) struct Coded {
-    pub(crate) code: &'static str,
-    pub(crate) message: String,
-}
+pub(crate) use robata_daemon::{Coded, Usage};
 
 /// Tells the error on standard error, and answers its exit code.
 pub(crate) fn report(error: &anyhow::Error, out: &Output) -> ExitCode {
@@ -30,7 +19,7 @@ pub(crate) fn report(error: &anyhow::Error, out: &Output) -> ExitCode {
         return ExitCode::from(141);
     }
     if out.is_json() {
-        complain(&json!({"error": {"code": code(error), "message": message(error)}}).to_string());
+        complain_json(&json!({"error": {"code": code(error), "message": message(error)}}));
     } else {
         complain(&format!("error: {}", message(error)));
     }
@@ -76,17 +65,7 @@ fn message(error: &anyhow::Error) -> String {
         }
         _ => {}
     }
-    for cause in error.chain().skip(1) {
-        let cause = match cause.downcast_ref::<robata_core::Error>() {
-            Some(cause) => cause.full(),
-            None => cause.to_string(),
-        };
-        if !text.contains(&cause) {
-            text.push_str(": ");
-            text.push_str(&cause);
-        }
-    }
-    text
+    robata_daemon::message(error)
 }
 
 /// The innermost cause: reqwest's own words say only that it could not.

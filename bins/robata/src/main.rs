@@ -48,6 +48,7 @@ async fn run(cli: Cli, out: &output::Output) -> anyhow::Result<ExitCode> {
         Command::Queues(args) => commands::queues::queues(server, args, out).await,
         Command::Workers(args) => commands::workers::workers(server, args, out).await,
         Command::Config(args) => commands::config::config(&args, out),
+        Command::Store(args) => commands::store::store(args, out).await,
         Command::Doctor(args) => Box::pin(doctor::doctor(args, out)).await,
         Command::Bench(args) => Box::pin(bench::bench(args, out)).await,
     }

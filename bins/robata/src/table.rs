@@ -1,6 +1,6 @@
 //! A table of text: columns as wide as their widest cell.
 
-use crate::output::{Output, Tone};
+use crate::output::{Output, Tone, one_line};
 
 /// Rows under a heading.
 #[derive(Debug)]
@@ -50,8 +50,8 @@ impl Table {
 }
 
 /// A cell without colour.
-pub(crate) fn cell(text: impl Into<String>) -> (Option<Tone>, String) {
-    (None, text.into())
+pub(crate) fn cell(text: impl AsRef<str>) -> (Option<Tone>, String) {
+    (None, one_line(text.as_ref()))
 }
 
 /// The same, `-` where there is nothing.

@@ -144,6 +144,7 @@ impl Watcher<'_> {
                 }
             };
             pin_mut!(entries);
+            let opened = tokio::time::Instant::now();
             let broken = loop {
                 match entries.next().await {
                     Some(Ok(LogEntry::End { complete, reason })) => {
@@ -162,6 +163,10 @@ impl Watcher<'_> {
                     None => return Ok(()),
                 }
             };
+            // A job that prints nothing is no server that does not answer.
+            if opened.elapsed() > robata_client::PATIENCE {
+                self.silent_since = None;
+            }
             self.bear(broken).await?;
         }
     }

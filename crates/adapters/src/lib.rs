@@ -2,7 +2,12 @@
 
 mod executor;
 mod log_store;
+#[cfg(feature = "postgres")]
+mod postgres;
 mod queue;
+#[cfg(feature = "redis")]
+mod redis;
+mod role;
 mod store;
 
 pub mod probe;
@@ -10,6 +15,7 @@ pub mod probe;
 pub use executor::{executor, executors, import_image};
 pub use log_store::log_store;
 pub use queue::queue;
+pub use role::Role;
 pub use store::store;
 
 /// Becomes the supervisor of a process where this program was started as one; else returns at once. MUST be the first
@@ -21,7 +27,14 @@ pub fn supervise_if_asked() {
 
 /// The error for an adapter that this build does not have.
 #[cfg_attr(
-    all(feature = "sqlite", feature = "memory", feature = "process", feature = "docker"),
+    all(
+        feature = "sqlite",
+        feature = "memory",
+        feature = "process",
+        feature = "docker",
+        feature = "postgres",
+        feature = "redis"
+    ),
     expect(dead_code, reason = "a build with everything leaves nothing out")
 )]
 fn left_out(table: &str, feature: &str) -> robata_core::Error {

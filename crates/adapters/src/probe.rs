@@ -1,15 +1,17 @@
-//! Looks at what settings name without using or changing it: for `robata doctor`.
+//! Looks at what settings name without using it: for `robata doctor`; and brings tables up to date for a person who asks.
 
-use std::{fs::File, path::Path};
+use std::{fs::File, path::Path, time::Duration};
 
 use nix::fcntl::{Flock, FlockArg};
-use robata_settings::{Settings, StoreSettings};
+use robata_core::{Result, Timestamp};
+use robata_settings::{PostgresSettings, RedisSettings, Settings, StoreSettings};
 
 /// Who holds the store, where a process holds it by a lock: `PID SINCE HOST PROGRAM`.
 #[must_use]
 pub fn store_holder(settings: &Settings) -> Option<String> {
     match &settings.store {
         StoreSettings::Sqlite(sqlite) => holder(&sqlite.folder.join("lock")),
+        StoreSettings::Postgres(_) => None,
     }
 }
 
@@ -20,6 +22,97 @@ fn holder(path: &Path) -> Option<String> {
         // Given back at once.
         Ok(_free) => None,
         Err(_) => Some(std::fs::read_to_string(path).unwrap_or_default().trim().to_owned()),
+    }
+}
+
+/// What a PostgreSQL is like.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Database {
+    /// The server's version, as `15.6`.
+    pub server: String,
+    /// The number of the database's schema; 0: there is none yet.
+    pub schema: i32,
+    /// The number that this release needs.
+    pub needed: i32,
+    /// How many connections the server takes.
+    pub max_connections: u32,
+    /// Of these, how many are open now.
+    pub connections: u32,
+    /// The server's clock.
+    pub now: Timestamp,
+}
+
+/// Looks at the database of these settings.
+pub async fn database(postgres: &PostgresSettings, limit: Duration) -> Result<Database> {
+    #[cfg(feature = "postgres")]
+    {
+        let facts = robata_store_postgres::facts(&postgres.url, limit).await?;
+        Ok(Database {
+            server: facts.server,
+            schema: facts.schema,
+            needed: facts.needed,
+            max_connections: facts.max_connections,
+            connections: facts.connections,
+            now: facts.now,
+        })
+    }
+    #[cfg(not(feature = "postgres"))]
+    {
+        let _ = (postgres, limit);
+        Err(crate::left_out("store.postgres", "postgres"))
+    }
+}
+
+/// Brings the tables of the database of these settings up to date; answers which migrations were run.
+pub async fn migrate(postgres: &PostgresSettings) -> Result<Vec<String>> {
+    #[cfg(feature = "postgres")]
+    {
+        Ok(robata_store_postgres::migrate(&postgres.url).await?.applied)
+    }
+    #[cfg(not(feature = "postgres"))]
+    {
+        let _ = postgres;
+        Err(crate::left_out("store.postgres", "postgres"))
+    }
+}
+
+/// What a Redis is like.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Broker {
+    /// Its version, where it says.
+    pub version: Option<String>,
+    /// Its `maxmemory-policy`, where it says.
+    pub eviction: Option<String>,
+    /// Whether what was published survives its restart.
+    pub durable: bool,
+    /// Why whole jobs may not be put into it (PROTOCOL I2); `None` where they may.
+    pub no_whole_jobs: Option<String>,
+}
+
+/// Looks at the server of these settings; what it may evict is told, not refused.
+pub async fn broker(redis: &RedisSettings) -> Result<Broker> {
+    #[cfg(feature = "redis")]
+    {
+        use robata_queue_redis::{Eviction, RedisQueue, WholeJobs};
+
+        let mut config = crate::redis::config(redis, robata_core::InstallationId::new())?;
+        config.eviction = Eviction::Warn;
+        let facts = RedisQueue::connect(config)?.check().await?;
+        Ok(Broker {
+            durable: facts.durable(),
+            no_whole_jobs: match facts.whole_jobs() {
+                WholeJobs::Allowed => None,
+                WholeJobs::Refused(why) => Some(why),
+                _ => Some("it has not been asked yet".to_owned()),
+            },
+            version: facts.version,
+            eviction: facts.eviction_policy,
+        })
+    }
+    #[cfg(not(feature = "redis"))]
+    {
+        let _ = redis;
+        Err(crate::left_out("queue.redis", "redis"))
     }
 }
 

@@ -2,11 +2,13 @@
 
 use std::sync::Arc;
 
-use robata_core::{Result, queue::Queue};
+use robata_core::{InstallationId, Result, queue::Queue};
 use robata_settings::{QueueSettings, Settings};
 
-/// Opens the queue that was chosen.
-pub async fn queue(settings: &Settings) -> Result<Arc<dyn Queue>> {
+/// Opens the queue that was chosen, for the lines of this installation.
+pub async fn queue(settings: &Settings, installation: InstallationId) -> Result<Arc<dyn Queue>> {
+    #[cfg(not(feature = "redis"))]
+    let _ = installation;
     match &settings.queue {
         #[cfg(feature = "memory")]
         QueueSettings::Memory(_) => Ok(Arc::new(robata_queue_memory::MemoryQueue::new(
@@ -14,5 +16,12 @@ pub async fn queue(settings: &Settings) -> Result<Arc<dyn Queue>> {
         ))),
         #[cfg(not(feature = "memory"))]
         QueueSettings::Memory(_) => Err(crate::left_out("queue.memory", "memory")),
+        #[cfg(feature = "redis")]
+        QueueSettings::Redis(redis) => {
+            let config = crate::redis::config(redis, installation)?;
+            Ok(Arc::new(robata_queue_redis::RedisQueue::connect(config)?))
+        }
+        #[cfg(not(feature = "redis"))]
+        QueueSettings::Redis(_) => Err(crate::left_out("queue.redis", "redis")),
     }
 }

@@ -5,8 +5,12 @@ use std::sync::Arc;
 use robata_core::{Result, store::Store};
 use robata_settings::{Settings, StoreSettings};
 
-/// Opens the store that was chosen.
-pub async fn store(settings: &Settings) -> Result<Arc<dyn Store>> {
+use crate::role::Role;
+
+/// Opens the store that was chosen, with the connections that this role needs.
+pub async fn store(settings: &Settings, role: Role) -> Result<Arc<dyn Store>> {
+    #[cfg(not(feature = "postgres"))]
+    let _ = role;
     match &settings.store {
         #[cfg(feature = "sqlite")]
         StoreSettings::Sqlite(sqlite) => {
@@ -16,5 +20,12 @@ pub async fn store(settings: &Settings) -> Result<Arc<dyn Store>> {
         }
         #[cfg(not(feature = "sqlite"))]
         StoreSettings::Sqlite(_) => Err(crate::left_out("store.sqlite", "sqlite")),
+        #[cfg(feature = "postgres")]
+        StoreSettings::Postgres(postgres) => {
+            let config = crate::postgres::config(settings, postgres, role);
+            Ok(Arc::new(robata_store_postgres::PostgresStore::connect(config).await?))
+        }
+        #[cfg(not(feature = "postgres"))]
+        StoreSettings::Postgres(_) => Err(crate::left_out("store.postgres", "postgres")),
     }
 }

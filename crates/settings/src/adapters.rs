@@ -5,12 +5,16 @@ use std::{path::PathBuf, time::Duration};
 use robata_core::definition::{Cpu, Memory, duration};
 use serde::{Deserialize, Serialize};
 
+use crate::services::{PostgresSettings, RedisSettings};
+
 /// `[store.…]`: the system of record.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum StoreSettings {
     /// `[store.sqlite]`.
     Sqlite(SqliteSettings),
+    /// `[store.postgres]`.
+    Postgres(PostgresSettings),
 }
 
 /// `[store.sqlite]`.
@@ -27,6 +31,8 @@ pub struct SqliteSettings {
 pub enum QueueSettings {
     /// `[queue.memory]`.
     Memory(MemorySettings),
+    /// `[queue.redis]`.
+    Redis(RedisSettings),
 }
 
 /// `[queue.memory]`: nothing to set.

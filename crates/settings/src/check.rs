@@ -15,8 +15,7 @@ use crate::{
 
 /// Adapters that Robata has, or will have, under each family; this version has the ones that [`Settings`] names.
 const LATER: &[(&str, &[&str])] = &[
-    ("store", &["postgres"]),
-    ("queue", &["redis", "rabbitmq", "sqs"]),
+    ("queue", &["rabbitmq", "sqs"]),
     ("logs", &["s3", "gcs", "azure"]),
     ("executors", &["kubernetes", "ecs"]),
 ];

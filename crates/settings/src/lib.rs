@@ -5,17 +5,24 @@ mod check;
 mod error;
 mod file;
 mod layer;
+mod listen;
 mod load;
 mod provenance;
+mod services;
 mod tables;
+mod telemetry;
+mod whole;
+mod worker;
 
 pub use adapters::{
     DockerSettings, ExecutorSettings, FolderSettings, LogSettings, LostAfter, MaxSettings, MemorySettings, PayloadWay,
     ProcessSettings, QueueSettings, SqliteSettings, StoreSettings,
 };
 pub use error::{Errors, Place, Problem};
+pub use listen::Listen;
 pub use load::{Defaults, Flag, Loaded, Sources};
 pub use provenance::Entry;
-pub use tables::{
-    DataSettings, DefinitionSettings, LimitSettings, SchedulerSettings, ServerSettings, Settings, WorkerSettings,
-};
+pub use services::{Eviction, Migrate, PostgresSettings, RedisSettings};
+pub use tables::{DataSettings, DefinitionSettings, LimitSettings, SchedulerSettings, ServerSettings, Settings};
+pub use telemetry::{LogForm, TelemetrySettings};
+pub use worker::{OnSigterm, WorkerSettings};

@@ -14,7 +14,8 @@ use crate::{
     file::{self, File},
     layer::{Below, Layer, Numbered, Origin, leaves},
     provenance::{self, Entry},
-    tables::{Settings, executor},
+    tables::{self, Settings, executor},
+    whole,
 };
 
 /// What the machine decides.
@@ -34,7 +35,7 @@ pub struct Flag {
     /// The flag, as `--listen`.
     pub name: &'static str,
     /// The setting, as `server.listen`.
-    pub key: &'static str,
+    pub key: String,
     /// The value.
     pub value: String,
 }
@@ -125,7 +126,7 @@ impl Sources {
             )
         })?;
         let entries = provenance::entries(&figment, &settings, &layers);
-        self.check_whole(&settings, &entries)?;
+        whole::check(&settings, &entries)?;
         Ok(Loaded { settings, entries })
     }
 
@@ -182,6 +183,13 @@ impl Sources {
         if file_names_executors {
             settings.executors.clear();
         }
+        let kind = |family: &str| set.get(family)?.as_dict()?.keys().next();
+        if let Some(store) = kind("store").and_then(|kind| tables::store(kind)) {
+            settings.store = store;
+        }
+        if let Some(queue) = kind("queue").and_then(|kind| tables::queue(kind)) {
+            settings.queue = queue;
+        }
         let chosen = set.get("executors").and_then(Value::as_dict);
         for (name, adapters) in chosen.into_iter().flatten() {
             let kind = adapters.as_dict().and_then(|kinds| kinds.keys().next());
@@ -205,64 +213,6 @@ impl Sources {
             .into_iter()
             .map(|(key, _)| key.join("."))
             .collect()
-    }
-
-    /// What can only be judged with all settings at hand.
-    fn check_whole(&self, settings: &Settings, entries: &[Entry]) -> Result<(), Errors> {
-        let mut problems = Vec::new();
-        let mut problem = |key: &str, message: String| {
-            let place = entries
-                .iter()
-                .find(|entry| entry.key == key)
-                .map_or(Place::Default, |entry| entry.place.clone());
-            problems.push(Problem {
-                key: key.to_owned(),
-                place,
-                message,
-                nearest: None,
-            });
-        };
-        if !settings.server.listen.ip().is_loopback() {
-            problem(
-                "server.listen",
-                format!(
-                    "{} is reached by others, and this version has no tokens yet: use 127.0.0.1 or [::1]",
-                    settings.server.listen
-                ),
-            );
-        }
-        if let Some(name) = &settings.definitions.default_executor
-            && !settings.executors.contains_key(name)
-        {
-            let names: Vec<_> = settings.executors.keys().map(ExecutorName::as_str).collect();
-            problem(
-                "definitions.default_executor",
-                format!("there is no executor {name}; there are {}", names.join(", ")),
-            );
-        }
-        for (name, executor) in &settings.executors {
-            if executor.slots() == 0 {
-                let kind = match executor {
-                    crate::ExecutorSettings::Docker(_) => "docker",
-                    crate::ExecutorSettings::Process(_) => "process",
-                };
-                problem(
-                    &format!("executors.{name}.{kind}.slots"),
-                    "must be 1 or more".to_owned(),
-                );
-            }
-        }
-        if settings.executors.is_empty() {
-            problem(
-                "executors",
-                "none is left: name at least one, as [executors.process.process]".to_owned(),
-            );
-        }
-        if problems.is_empty() {
-            Ok(())
-        } else {
-            Err(Errors(problems))
-        }
     }
 }
 

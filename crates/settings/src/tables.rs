@@ -10,9 +10,15 @@ use std::{
 use robata_core::{ExecutorName, definition::Memory, definition::duration};
 use serde::{Deserialize, Serialize};
 
-use crate::adapters::{
-    DockerSettings, ExecutorSettings, FolderSettings, LogSettings, LostAfter, MemorySettings, ProcessSettings,
-    QueueSettings, SqliteSettings, StoreSettings,
+use crate::{
+    adapters::{
+        DockerSettings, ExecutorSettings, FolderSettings, LogSettings, LostAfter, MemorySettings, ProcessSettings,
+        QueueSettings, SqliteSettings, StoreSettings,
+    },
+    listen::Listen,
+    services::{PostgresSettings, RedisSettings},
+    telemetry::TelemetrySettings,
+    worker::WorkerSettings,
 };
 
 /// All settings.
@@ -39,6 +45,8 @@ pub struct Settings {
     pub worker: WorkerSettings,
     /// `[scheduler]`.
     pub scheduler: SchedulerSettings,
+    /// `[telemetry]`.
+    pub telemetry: TelemetrySettings,
 }
 
 /// `[data]`.
@@ -53,8 +61,8 @@ pub struct DataSettings {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct ServerSettings {
-    /// Where the API listens; port 0: any free port.
-    pub listen: SocketAddr,
+    /// Where the API of `robata up` and robata-master listens.
+    pub listen: Listen,
     /// Names besides loopback's own under which requests may come (`Host`).
     pub hosts: Vec<String>,
 }
@@ -62,7 +70,7 @@ pub struct ServerSettings {
 impl Default for ServerSettings {
     fn default() -> Self {
         Self {
-            listen: SocketAddr::from((Ipv4Addr::LOCALHOST, 7070)),
+            listen: Listen::Tcp(SocketAddr::from((Ipv4Addr::LOCALHOST, 7070))),
             hosts: Vec::new(),
         }
     }
@@ -105,30 +113,6 @@ impl Default for LimitSettings {
     }
 }
 
-/// `[worker]`.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct WorkerSettings {
-    /// The name under which the worker is shown; default: the machine's.
-    pub host: String,
-    /// Things of this installation whose attempts the store does not know are removed after this time (PROTOCOL C1).
-    #[serde(with = "duration")]
-    pub orphan_after: Duration,
-    /// How long a log that cannot be kept is tried again after its attempt's end, before it is marked incomplete.
-    #[serde(with = "duration")]
-    pub logs_patience: Duration,
-}
-
-impl Default for WorkerSettings {
-    fn default() -> Self {
-        Self {
-            host: String::new(),
-            orphan_after: Duration::from_secs(24 * 3600),
-            logs_patience: Duration::from_secs(3600),
-        }
-    }
-}
-
 /// `[scheduler]`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -160,6 +144,7 @@ impl Default for Settings {
             executors: BTreeMap::new(),
             worker: WorkerSettings::default(),
             scheduler: SchedulerSettings::default(),
+            telemetry: TelemetrySettings::default(),
         }
     }
 }
@@ -207,6 +192,16 @@ impl Settings {
             .or_else(only)
             .or_else(|| ExecutorName::new("docker").ok())
     }
+}
+
+/// The defaults of a store of this kind, where it is not the default one.
+pub(crate) fn store(kind: &str) -> Option<StoreSettings> {
+    (kind == "postgres").then(|| StoreSettings::Postgres(PostgresSettings::default()))
+}
+
+/// The defaults of a queue of this kind, where it is not the default one.
+pub(crate) fn queue(kind: &str) -> Option<QueueSettings> {
+    (kind == "redis").then(|| QueueSettings::Redis(RedisSettings::default()))
 }
 
 /// The defaults of an executor of this kind.

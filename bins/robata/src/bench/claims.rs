@@ -24,7 +24,7 @@ const GROUP: usize = 32;
 /// Claims a second in the store of a server that has stopped, over `claims` claims.
 pub(super) async fn per_second_in(data: &Path, claims: usize) -> anyhow::Result<f64> {
     let settings = Settings::on(data, "bench", 2);
-    let store = robata_adapters::store(&settings).await?;
+    let store = robata_adapters::store(&settings, robata_adapters::Role::All).await?;
     let executor: ExecutorName = "process".parse()?;
     let incarnation = IncarnationId::new();
     store

@@ -48,10 +48,28 @@ async fn docker_check(settings: &Settings, name: &ExecutorName, chosen: &Executo
 /// Opens an executor in a folder of its own: the configured one may be in use.
 async fn process_check(settings: &Settings, name: &ExecutorName, chosen: &ExecutorSettings) -> Check {
     let what = format!("executor {name}");
-    let folder = std::env::temp_dir().join(format!("robata-doctor-{}", std::process::id()));
+    // Ours alone, under a name that nobody can have taken before.
+    let folder = match tempfile::Builder::new()
+        .prefix("robata-doctor-")
+        .permissions(ours_alone())
+        .tempdir()
+    {
+        Ok(folder) => folder,
+        Err(error) => {
+            let folder = std::env::temp_dir();
+            return Check::fail(
+                what,
+                format!(
+                    "cannot be tried: no folder can be made in {}: {error}",
+                    folder.display()
+                ),
+                "make room there, or name another by TMPDIR",
+            );
+        }
+    };
     let mut chosen = chosen.clone();
     if let ExecutorSettings::Process(process) = &mut chosen {
-        process.folder.clone_from(&folder);
+        process.folder = folder.path().to_owned();
     }
     let opened = robata_adapters::executor(settings, name, &chosen, InstallationId::new()).await;
     let check = match opened {
@@ -70,6 +88,11 @@ async fn process_check(settings: &Settings, name: &ExecutorName, chosen: &Execut
         ),
     };
     // Temporary by name and place; what stays of it is the system's to clean.
-    let _ = std::fs::remove_dir_all(&folder);
+    let _ = folder.close();
     check
+}
+
+fn ours_alone() -> std::fs::Permissions {
+    use std::os::unix::fs::PermissionsExt;
+    std::fs::Permissions::from_mode(0o700)
 }

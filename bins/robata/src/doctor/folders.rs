@@ -6,8 +6,9 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use nix::sys::statfs::{FsType, statfs};
+use nix::sys::statfs::statfs;
 use robata_adapters::probe;
+use robata_core::file_system;
 use robata_settings::{ExecutorSettings, LogSettings, Settings, StoreSettings};
 
 use super::Check;
@@ -15,30 +16,11 @@ use super::Check;
 /// Less free space than this is told.
 const FREE_BYTES: u64 = 1 << 30;
 
-/// File systems that another machine serves (statfs(2)): their locks and syncs cannot be relied on.
-const NETWORK: [(i64, &str); 7] = [
-    (0x6969, "NFS"),
-    (0x517B, "SMB"),
-    (0xFF53_4D42, "CIFS"),
-    (0xFE53_4D42, "SMB 2"),
-    (0x0102_1997, "9P"),
-    (0x00C3_6400, "Ceph"),
-    (0x5346_414F, "AFS"),
-];
-
 pub(super) fn check(settings: &Settings, running: bool) -> Vec<Check> {
     let mut checks = Vec::new();
-    let StoreSettings::Sqlite(sqlite) = &settings.store;
-    checks.push(match probe::store_holder(settings) {
-        Some(holder) if running => Check::ok("data folder", format!("in use by the Robata that runs here ({holder})")),
-        Some(holder) => Check::warn(
-            "data folder",
-            format!("{} is in use by another process ({holder})", sqlite.folder.display()),
-            "a second `robata up` needs a folder of its own: --data-dir FOLDER",
-        ),
-        None => writable("data folder", &sqlite.folder, "store.sqlite.folder (or --data-dir)"),
-    });
-    checks.extend(stands_on("data folder", &sqlite.folder, "SQLite's"));
+    if let StoreSettings::Sqlite(sqlite) = &settings.store {
+        checks.extend(database(settings, &sqlite.folder, running));
+    }
     let LogSettings::Folder(logs) = &settings.logs;
     checks.push(writable("log folder", &logs.path, "logs.folder.path"));
     for (name, executor) in &settings.executors {
@@ -49,6 +31,21 @@ pub(super) fn check(settings: &Settings, running: bool) -> Vec<Check> {
             checks.extend(stands_on(&what, &process.folder, "the supervisors'"));
         }
     }
+    checks
+}
+
+/// The folder of a database that one process holds by a lock.
+fn database(settings: &Settings, folder: &Path, running: bool) -> Vec<Check> {
+    let mut checks = vec![match probe::store_holder(settings) {
+        Some(holder) if running => Check::ok("data folder", format!("in use by the Robata that runs here ({holder})")),
+        Some(holder) => Check::warn(
+            "data folder",
+            format!("{} is in use by another process ({holder})", folder.display()),
+            "a second `robata up` needs a folder of its own: --data-dir FOLDER",
+        ),
+        None => writable("data folder", folder, "store.sqlite.folder (or --data-dir)"),
+    }];
+    checks.extend(stands_on("data folder", folder, "SQLite's"));
     checks
 }
 
@@ -113,10 +110,8 @@ fn stands_on(name: &str, folder: &Path, whose: &str) -> Vec<Check> {
         }
     };
     let mut checks = Vec::new();
-    if let Some((_, kind)) = NETWORK
-        .iter()
-        .find(|(number, _)| found.filesystem_type() == FsType(*number))
-    {
+    // The type of the number differs between C libraries.
+    if let Some(kind) = file_system::network(found.filesystem_type().0 as i64) {
         checks.push(Check::fail(
             name,
             format!(

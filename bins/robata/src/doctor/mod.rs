@@ -3,9 +3,12 @@
 mod engines;
 mod folders;
 mod port;
+mod services;
 
 use std::process::ExitCode;
 
+use robata_daemon::{end_ends_jobs, on_sigterm, only_executors};
+use robata_settings::{OnSigterm, Settings};
 use serde::Serialize;
 use serde_json::json;
 
@@ -14,7 +17,6 @@ use crate::{
     clock, exit,
     output::{Output, Tone},
     settings,
-    up::restrict,
 };
 
 /// How a check went.
@@ -67,11 +69,13 @@ impl Check {
 
 pub(crate) async fn doctor(args: DoctorArgs, out: &Output) -> anyhow::Result<ExitCode> {
     let mut settings = settings::load(&args.settings)?.settings;
-    restrict(&mut settings, &args.executors)?;
-    let (port, running) = port::check(settings.server.listen).await;
+    only_executors(&mut settings, &args.executors)?;
+    let (port, running) = port::check(&settings.server.listen).await;
     let mut checks = vec![Check::ok("settings", "no mistakes"), port];
     checks.extend(folders::check(&settings, running));
+    checks.extend(services::check(&settings).await);
     checks.extend(engines::check(&settings).await);
+    checks.push(sigterm_check(&settings));
     checks.push(clock_check());
     let failed = checks.iter().any(|check| check.verdict == Verdict::Fail);
     out.print(&json!({"ok": !failed, "checks": checks}), || {
@@ -96,6 +100,21 @@ fn line(check: &Check, out: &Output) -> String {
         .map(|todo| format!("\n      → {todo}"))
         .unwrap_or_default();
     format!("{word}  {}: {}{todo}", check.name, check.message)
+}
+
+/// Where a worker's end would end its jobs, and what SIGTERM does there.
+fn sigterm_check(settings: &Settings) -> Check {
+    let name = "worker, SIGTERM";
+    match (end_ends_jobs(settings), on_sigterm(settings)) {
+        (Some(why), OnSigterm::Drain) => Check::ok(name, format!("it drains, since {why}")),
+        (Some(why), OnSigterm::Leave) => Check::warn(
+            name,
+            format!("it leaves its jobs, which end with it: {why}"),
+            "worker.on_sigterm = \"drain\", or run jobs as containers of their own",
+        ),
+        (None, OnSigterm::Drain) => Check::ok(name, "it drains, as set"),
+        (None, OnSigterm::Leave) => Check::ok(name, "it leaves running jobs to the next worker"),
+    }
 }
 
 /// A clock that was never set shows the epoch, or the firmware's year.

@@ -6,21 +6,24 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 
 /// The signals that stop us.
 #[derive(Debug)]
-pub(crate) struct Signals {
+pub struct Signals {
     interrupt: Signal,
     terminate: Signal,
 }
 
 /// One that came.
-#[derive(Clone, Copy, Debug)]
-pub(crate) enum Came {
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Came {
+    /// SIGINT.
     Interrupt,
+    /// SIGTERM.
     Terminate,
 }
 
 impl Came {
     /// The code of a program that this signal ended.
-    pub(crate) fn code(self) -> ExitCode {
+    #[must_use]
+    pub fn code(self) -> ExitCode {
         ExitCode::from(match self {
             Self::Interrupt => 130,
             Self::Terminate => 143,
@@ -30,7 +33,7 @@ impl Came {
 
 impl Signals {
     /// From here on they do not end the program by themselves.
-    pub(crate) fn new() -> std::io::Result<Self> {
+    pub fn new() -> std::io::Result<Self> {
         Ok(Self {
             interrupt: signal(SignalKind::interrupt())?,
             terminate: signal(SignalKind::terminate())?,
@@ -38,7 +41,7 @@ impl Signals {
     }
 
     /// The next one.
-    pub(crate) async fn next(&mut self) -> Came {
+    pub async fn next(&mut self) -> Came {
         tokio::select! {
             _ = self.interrupt.recv() => Came::Interrupt,
             _ = self.terminate.recv() => Came::Terminate,

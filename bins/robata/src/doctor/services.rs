@@ -1,0 +1,217 @@
+//! Whether PostgreSQL and Redis answer, and suit.
+
+use std::time::Duration;
+
+use robata_adapters::probe::{self, Broker, Database};
+use robata_settings::{Eviction, Migrate, PostgresSettings, QueueSettings, RedisSettings, Settings, StoreSettings};
+
+use super::Check;
+use crate::clock;
+
+/// A service that answers at all does so within this time.
+const ANSWERS_WITHIN: Duration = Duration::from_secs(5);
+/// Clocks further apart than this are told: people compare the store's times with those of this machine.
+const APART: Duration = Duration::from_secs(2);
+const STORE: &str = "store";
+const QUEUE: &str = "queue";
+
+pub(super) async fn check(settings: &Settings) -> Vec<Check> {
+    let mut checks = Vec::new();
+    if let StoreSettings::Postgres(postgres) = &settings.store {
+        checks.extend(database(postgres).await);
+    }
+    if let QueueSettings::Redis(redis) = &settings.queue {
+        checks.extend(broker(redis).await);
+    }
+    checks
+}
+
+async fn database(postgres: &PostgresSettings) -> Vec<Check> {
+    let asked = clock::now();
+    match probe::database(postgres, ANSWERS_WITHIN).await {
+        Ok(found) => {
+            let answered = clock::now();
+            let mut checks = vec![
+                Check::ok(STORE, format!("PostgreSQL {} answers", found.server)),
+                schema(postgres, &found),
+                connections(postgres, &found),
+            ];
+            let (early, late) = (asked.minus(APART), answered.plus(APART));
+            checks.push(if (early..=late).contains(&found.now) {
+                Check::ok("store, clock", "it goes with this machine's")
+            } else {
+                Check::warn(
+                    "store, clock",
+                    format!("the server's clock says {}, this machine's {answered}", found.now),
+                    "set both by NTP: jobs go by the server's, logs show this machine's",
+                )
+            });
+            checks
+        }
+        Err(error) => vec![Check::fail(
+            STORE,
+            format!("PostgreSQL: {}", error.full()),
+            "see store.postgres.url (`robata config`), the server's pg_hba.conf, and that the database is there",
+        )],
+    }
+}
+
+fn schema(postgres: &PostgresSettings, found: &Database) -> Check {
+    let name = "store, tables";
+    let (schema, needed) = (found.schema, found.needed);
+    if schema >= needed {
+        return Check::ok(name, format!("they are up to date (number {schema})"));
+    }
+    let message = format!("they have number {schema}, and this release needs {needed}");
+    match postgres.migrate {
+        Migrate::Automatic => Check::warn(
+            name,
+            message,
+            "the next daemon that starts brings them up to date; by hand: robata store migrate",
+        ),
+        Migrate::Check => Check::fail(name, message, "run robata store migrate: no daemon starts before"),
+    }
+}
+
+/// What one master and one worker take, beside what is open now; how many there are nobody here knows.
+fn connections(postgres: &PostgresSettings, found: &Database) -> Check {
+    let name = "store, connections";
+    let listening = u32::from(postgres.listen_url.as_deref() != Some("off"));
+    // A pool; one for heartbeats; one that listens.
+    let master = postgres.master_connections + 1 + listening;
+    let worker = postgres.worker_connections + 1 + listening;
+    let (open, max) = (found.connections, found.max_connections);
+    let message = format!(
+        "{open} of {max} are open; a master takes up to {master}, a worker up to {worker} (masters × {master} + workers × {worker} must fit)"
+    );
+    if open + master + worker <= max {
+        Check::ok(name, message)
+    } else {
+        Check::warn(
+            name,
+            message,
+            "raise max_connections, lower store.postgres.master_connections and worker_connections, or put PgBouncer between",
+        )
+    }
+}
+
+async fn broker(redis: &RedisSettings) -> Vec<Check> {
+    let asked = tokio::time::timeout(ANSWERS_WITHIN, probe::broker(redis)).await;
+    let why = match asked {
+        Ok(Ok(found)) => return suits(redis, &found),
+        Ok(Err(error)) => error.full(),
+        Err(_elapsed) => format!("no answer within {} s", ANSWERS_WITHIN.as_secs()),
+    };
+    vec![Check::fail(
+        QUEUE,
+        format!("Redis: {why}"),
+        "see queue.redis.url (`robata config`); Redis 6.2 or later, or Valkey",
+    )]
+}
+
+fn suits(redis: &RedisSettings, found: &Broker) -> Vec<Check> {
+    let version = found.version.as_deref().unwrap_or("of a version that it does not tell");
+    let mut checks = vec![Check::ok(QUEUE, format!("Redis {version} answers"))];
+    let name = "queue, eviction";
+    let todo = "set maxmemory-policy to noeviction";
+    checks.push(match found.eviction.as_deref() {
+        Some("noeviction") => Check::ok(name, "it evicts nothing"),
+        Some(policy) if redis.eviction == Eviction::Refuse => {
+            let message =
+                format!("its maxmemory-policy is {policy}: daemons do not use it (queue.redis.eviction = \"refuse\")");
+            Check::fail(name, message, todo)
+        }
+        Some(policy) => Check::warn(
+            name,
+            format!("its maxmemory-policy is {policy}: what it evicts goes out again from the store, late"),
+            todo,
+        ),
+        None => Check::warn(name, "it does not tell its maxmemory-policy", todo),
+    });
+    let name = "queue, durability";
+    checks.push(if found.durable {
+        Check::ok(name, "what was published survives its restart")
+    } else {
+        Check::warn(
+            name,
+            "appendonly is off: at its restart all references go out again from the store",
+            "nothing is lost by it; to be faster after a restart: appendonly yes",
+        )
+    });
+    let name = "queue, whole jobs";
+    checks.push(match &found.no_whole_jobs {
+        None => Check::ok(name, "it is durable enough to take whole jobs while the store is down"),
+        Some(why) => Check::warn(
+            name,
+            format!("it takes no whole jobs while the store is down, enqueues are then refused (503): {why}"),
+            "appendonly yes, appendfsync always, maxmemory-policy noeviction",
+        ),
+    });
+    checks
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::doctor::Verdict;
+
+    fn found() -> Database {
+        Database {
+            server: "15.6".into(),
+            schema: 1,
+            needed: 1,
+            max_connections: 100,
+            connections: 10,
+            now: clock::now(),
+        }
+    }
+
+    #[test]
+    fn old_tables_are_a_fault_where_nobody_migrates_by_itself() {
+        let mut settings = PostgresSettings::default();
+        assert_eq!(schema(&settings, &found()).verdict, Verdict::Ok);
+        let old = Database { schema: 0, ..found() };
+        assert_eq!(schema(&settings, &old).verdict, Verdict::Warn);
+        settings.migrate = Migrate::Check;
+        assert_eq!(schema(&settings, &old).verdict, Verdict::Fail);
+    }
+
+    #[test]
+    fn pools_that_do_not_fit_the_server_are_told() {
+        let settings = PostgresSettings::default();
+        assert_eq!(connections(&settings, &found()).verdict, Verdict::Ok);
+        let full = Database {
+            connections: 90,
+            ..found()
+        };
+        let check = connections(&settings, &full);
+        assert_eq!(check.verdict, Verdict::Warn);
+        assert!(
+            check.message.contains("masters × 10 + workers × 5"),
+            "{}",
+            check.message
+        );
+    }
+
+    #[test]
+    fn a_redis_that_evicts_is_a_fault_or_a_warning_as_set() {
+        let mut settings = RedisSettings::default();
+        let found = Broker {
+            version: Some("7.0.15".into()),
+            eviction: Some("allkeys-lru".into()),
+            durable: true,
+            no_whole_jobs: Some("maxmemory-policy is not noeviction".into()),
+        };
+        let verdict = |settings: &RedisSettings| {
+            let checks = suits(settings, &found);
+            checks
+                .iter()
+                .find(|check| check.name == "queue, eviction")
+                .unwrap()
+                .verdict
+        };
+        assert_eq!(verdict(&settings), Verdict::Fail);
+        settings.eviction = Eviction::Warn;
+        assert_eq!(verdict(&settings), Verdict::Warn);
+    }
+}

@@ -1,0 +1,72 @@
+//! The tables of services that many daemons share: `[store.postgres]`, `[queue.redis]`.
+
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+
+/// `[store.postgres]`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct PostgresSettings {
+    /// The database, as `postgres://user:password@host:5432/name`; a pooler in transaction mode will do.
+    pub url: String,
+    /// Connections of a master's pool; `robata up` has these and a worker's.
+    pub master_connections: u32,
+    /// Connections of a worker's pool; one more is the heartbeat's own.
+    pub worker_connections: u32,
+    /// The address for LISTEN, where it is another one (a pooler in transaction mode cannot listen), or `off`; not set:
+    /// as `url`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub listen_url: Option<String>,
+    /// Who brings the tables up to date.
+    pub migrate: Migrate,
+}
+
+impl Default for PostgresSettings {
+    fn default() -> Self {
+        Self {
+            url: String::new(),
+            master_connections: 8,
+            worker_connections: 3,
+            listen_url: None,
+            migrate: Migrate::default(),
+        }
+    }
+}
+
+/// Who brings a store's tables up to date.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Migrate {
+    /// Every daemon, as it starts.
+    #[default]
+    Automatic,
+    /// A person, by `robata store migrate`; a daemon only checks, and refuses to start where something is missing.
+    Check,
+}
+
+/// `[queue.redis]`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct RedisSettings {
+    /// The server, as `redis://user:password@host:6379/0`; `rediss://` for TLS.
+    pub url: String,
+    /// A file with the certificates, in PEM, by which a server with TLS is known; not set: the system's.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ca: Option<PathBuf>,
+    /// Whether the server is a Redis Cluster; `url` then names one or more nodes, separated by commas.
+    pub cluster: bool,
+    /// What is done where the server may evict what waits (any `maxmemory-policy` but `noeviction`).
+    pub eviction: Eviction,
+}
+
+/// What is done where a Redis may evict.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Eviction {
+    /// Nothing is served until the policy is `noeviction`.
+    #[default]
+    Refuse,
+    /// Warns, and goes on: what is evicted goes out again from the store, late.
+    Warn,
+}

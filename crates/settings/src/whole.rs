@@ -1,0 +1,121 @@
+//! What can only be judged with all settings at hand.
+
+use robata_core::ExecutorName;
+
+use crate::{
+    adapters::{ExecutorSettings, QueueSettings, StoreSettings},
+    error::{Errors, Place, Problem},
+    listen::Listen,
+    provenance::Entry,
+    tables::Settings,
+};
+
+/// Every mistake between settings, or none.
+pub(crate) fn check(settings: &Settings, entries: &[Entry]) -> Result<(), Errors> {
+    let mut found = Vec::new();
+    listeners(settings, &mut found);
+    services(settings, &mut found);
+    executors(settings, &mut found);
+    queues(settings, &mut found);
+    if found.is_empty() {
+        return Ok(());
+    }
+    let problem = |(key, message): (String, String)| Problem {
+        place: entries
+            .iter()
+            // A table that is wrong as a whole stands where its first key does.
+            .find(|entry| entry.key == key || entry.key.strip_prefix(&key).is_some_and(|rest| rest.starts_with('.')))
+            .map_or(Place::Default, |entry| entry.place.clone()),
+        key,
+        message,
+        nearest: None,
+    };
+    Err(Errors(found.into_iter().map(problem).collect()))
+}
+
+type Found = Vec<(String, String)>;
+
+fn listeners(settings: &Settings, found: &mut Found) {
+    for (key, listen) in [
+        ("server.listen", &settings.server.listen),
+        ("worker.listen", &settings.worker.listen),
+    ] {
+        if let Some(why) = listen.refused() {
+            found.push((key.to_owned(), why));
+        }
+    }
+    if settings.server.listen == Listen::Off {
+        let message = "the API must listen somewhere: use 127.0.0.1:PORT or unix:/PATH";
+        found.push(("server.listen".to_owned(), message.to_owned()));
+    }
+}
+
+fn services(settings: &Settings, found: &mut Found) {
+    if let StoreSettings::Postgres(postgres) = &settings.store {
+        let is_url = |url: &str| url.starts_with("postgres://") || url.starts_with("postgresql://");
+        if !is_url(&postgres.url) {
+            let message = "must be an address as postgres://USER:PASSWORD@HOST:5432/NAME (secret: ROBATA_STORE__POSTGRES__URL_FILE names a file that holds it)";
+            found.push(("store.postgres.url".to_owned(), message.to_owned()));
+        }
+        if let Some(url) = &postgres.listen_url
+            && url != "off"
+            && !is_url(url)
+        {
+            let message = "must be an address as postgres://…, or \"off\"";
+            found.push(("store.postgres.listen_url".to_owned(), message.to_owned()));
+        }
+        for (key, connections) in [
+            ("master_connections", postgres.master_connections),
+            ("worker_connections", postgres.worker_connections),
+        ] {
+            if connections == 0 {
+                found.push((format!("store.postgres.{key}"), "must be 1 or more".to_owned()));
+            }
+        }
+    }
+    if let QueueSettings::Redis(redis) = &settings.queue {
+        let schemes = ["redis://", "rediss://", "redis+unix://", "unix://"];
+        if !schemes.iter().any(|scheme| redis.url.starts_with(scheme)) {
+            let message = "must be an address as redis://USER:PASSWORD@HOST:6379/0, or rediss:// for TLS (secret: ROBATA_QUEUE__REDIS__URL_FILE names a file that holds it)";
+            found.push(("queue.redis.url".to_owned(), message.to_owned()));
+        }
+    }
+}
+
+fn executors(settings: &Settings, found: &mut Found) {
+    if let Some(name) = &settings.definitions.default_executor
+        && !settings.executors.contains_key(name)
+    {
+        let names: Vec<_> = settings.executors.keys().map(ExecutorName::as_str).collect();
+        found.push((
+            "definitions.default_executor".to_owned(),
+            format!("there is no executor {name}; there are {}", names.join(", ")),
+        ));
+    }
+    for (name, executor) in &settings.executors {
+        if executor.slots() == 0 {
+            let kind = match executor {
+                ExecutorSettings::Docker(_) => "docker",
+                ExecutorSettings::Process(_) => "process",
+            };
+            found.push((format!("executors.{name}.{kind}.slots"), "must be 1 or more".to_owned()));
+        }
+    }
+    if settings.executors.is_empty() {
+        let message = "none is left: name at least one, as [executors.process.process]";
+        found.push(("executors".to_owned(), message.to_owned()));
+    }
+}
+
+fn queues(settings: &Settings, found: &mut Found) {
+    let worker = &settings.worker;
+    for (queue, weight) in &worker.queues {
+        if *weight == 0 {
+            found.push((format!("worker.queues.{queue}"), "must be 1 or more".to_owned()));
+        }
+    }
+    if !worker.queues.is_empty() && !worker.queues_strict.is_empty() {
+        let message = "queues with weights and queues in strict order exclude each other: keep one of worker.queues and worker.queues_strict";
+        found.push(("worker.queues_strict".to_owned(), message.to_owned()));
+    }
+}
