@@ -8,6 +8,10 @@ missing_packages() {
   command -v iptables >/dev/null || echo iptables
   command -v docker-registry >/dev/null || echo docker-registry
   static_busybox >/dev/null || echo busybox-static
+  [ -e /usr/lib/x86_64-linux-gnu/faketime ] || echo faketime
+  [ -n "${ROBATA_TEST_POSTGRES_URL:-}" ] || postgres_programs >/dev/null || echo postgresql
+  [ -n "${ROBATA_TEST_PGBOUNCER_URL:-}" ] || command -v pgbouncer >/dev/null || echo pgbouncer
+  [ -n "${ROBATA_TEST_REDIS_URL:-}" ] || command -v redis-server >/dev/null || command -v valkey-server >/dev/null || echo redis-server
 }
 
 an_engine_answers() {
@@ -60,8 +64,14 @@ install_packages() {
   else
     policy=''
   fi
+  # Debian makes a cluster of its own as PostgreSQL is installed, which would start with the machine: not that either.
+  if [ ! -e /etc/postgresql-common ] && [[ " $* " == *" postgresql "* ]]; then
+    mkdir -p /etc/postgresql-common
+    echo 'create_main_cluster = false' >/etc/postgresql-common/createcluster.conf
+  fi
+
   # --no-remove: rather fail than replace something that is there.
-  DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends --no-remove "$@" || status=$?
+  DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends --no-remove -o Dpkg::Options::=--force-confold "$@" || status=$?
   [ -z "$policy" ] || rm -f "$policy"
   return $status
 }

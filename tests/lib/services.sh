@@ -7,6 +7,8 @@
 declare -A HAVE=() # service → "yes"
 declare -A WHY=()  # service → why it is missing
 ENDING=()          # commands that end what was started, in the order of starting
+# shellcheck source=tests/lib/databases.sh
+. tests/lib/databases.sh
 TEST_IMAGE=robata-test/busybox:1
 REGISTRY_USER=robata
 REGISTRY_PASSWORD=secret
@@ -17,18 +19,28 @@ REGISTRY_HTPASSWD='robata:$2b$04$robatatestrobatatestreQki7GF7CQxQwY6twv7PluvcaK
 # Prints the nextest filter for the tests that cannot run without a service.
 #   docker    "docker" stands in the test's name or module, or in the name of its file or package under tests/
 #   registry  of those, the tests with "registry" in their name
+#   postgres, pgbouncer, redis   as with docker, by their own names
 service_filter() {
   local docker='(test(/docker/) or (kind(test) and binary_id(/docker/)))'
   case $1 in
     docker) echo "$docker" ;;
     registry) echo "($docker and test(/registry/))" ;;
+    postgres | pgbouncer | redis) echo "(test(/$1/) or (kind(test) and binary_id(/$1/)))" ;;
   esac
 }
 
+# Starts what the chosen parts need ($NEEDED).
 start_services() {
-  start_docker
-  start_registry
+  if needed docker || needed registry; then
+    start_docker
+    start_registry
+  fi
+  if needed postgres || needed pgbouncer; then start_postgres; fi
+  if needed pgbouncer; then start_pgbouncer; fi
+  if needed redis; then start_redis; fi
 }
+
+needed() { [[ " $NEEDED " == *" $1 "* ]]; }
 
 print_variables() { env | sed -n 's/^ROBATA_TEST_/export &/p' | sort; }
 

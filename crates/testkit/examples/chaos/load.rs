@@ -1,0 +1,314 @@
+//! The jobs of the run: what they do, what must become of them, and those who enqueue them until they are accepted.
+
+use std::{
+    collections::BTreeMap,
+    path::Path,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use anyhow::{Context, Result, ensure};
+use reqwest::{Client, StatusCode};
+use robata_core::{JobId, JobState};
+use serde_json::{Value, json};
+use tokio::time::{Instant, sleep};
+use tokio_util::sync::CancellationToken;
+
+use crate::chance::Chance;
+
+/// The lines that every attempt prints; the last one has no newline.
+const LINES: usize = 20;
+/// The limit of the queue `narrow`.
+pub(crate) const NARROW: usize = 3;
+
+/// A kind of job.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Kind {
+    /// Ends well at once.
+    Short,
+    /// Ends well after three seconds.
+    Slow,
+    /// Ends well after 25 s: longer than a lease.
+    Long,
+    /// Fails twice, then ends well.
+    Retried,
+    /// Fails as often as it may.
+    Hopeless,
+    /// Runs past its time limit.
+    Overtime,
+    /// Of a queue that runs [`NARROW`] at once.
+    Narrow,
+    /// Is due later.
+    Delayed,
+    /// Is cancelled while it waits or runs.
+    Cancelled,
+}
+
+/// The kinds, as often as they come.
+const MIX: [Kind; 16] = [
+    Kind::Short,
+    Kind::Short,
+    Kind::Short,
+    Kind::Short,
+    Kind::Short,
+    Kind::Short,
+    Kind::Slow,
+    Kind::Slow,
+    Kind::Long,
+    Kind::Retried,
+    Kind::Retried,
+    Kind::Hopeless,
+    Kind::Overtime,
+    Kind::Narrow,
+    Kind::Delayed,
+    Kind::Cancelled,
+];
+
+impl Kind {
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Short => "short",
+            Self::Slow => "slow",
+            Self::Long => "long",
+            Self::Retried => "retried",
+            Self::Hopeless => "hopeless",
+            Self::Overtime => "overtime",
+            Self::Narrow => "narrow",
+            Self::Delayed => "delayed",
+            Self::Cancelled => "cancelled",
+        }
+    }
+
+    /// What may become of it: state and reason.
+    pub(crate) fn may_end(self, state: JobState, reason: &str) -> bool {
+        match self {
+            Self::Hopeless => state == JobState::Failed && reason == "exit_code",
+            Self::Overtime => state == JobState::Failed && reason == "timed_out",
+            // It may have ended before it was cancelled.
+            Self::Cancelled => matches!(state, JobState::Cancelled | JobState::Succeeded),
+            _ => state == JobState::Succeeded,
+        }
+    }
+}
+
+/// What every attempt prints that runs to its own end.
+pub(crate) fn output() -> String {
+    let lines: String = (0..LINES).map(|line| format!("line {line}\n")).collect();
+    lines + "the last line"
+}
+
+/// The document that defines the jobs; they write their journal to this file.
+fn document(journal: &Path) -> String {
+    let script = format!(
+        r#"note() {{ echo "$1 $ROBATA_JOB_ID $ROBATA_ATTEMPT $(date +%s%3N)" >> "$JOURNAL"; }}
+note begin
+i=0; while [ $i -lt {LINES} ]; do echo "line $i"; i=$((i+1)); done
+sleep "$1"
+printf 'the last line'
+note end
+[ "$ROBATA_ATTEMPT" -gt "$2" ] || exit "$3""#
+    );
+    let job = |kind: Kind, arguments: [&str; 3], more: &str| {
+        let command = json!(["/bin/sh", "-c", script, "job", arguments[0], arguments[1], arguments[2]]);
+        format!("[apps.chaos.jobs.{}]\ncommand = {command}\n{more}\n", kind.name())
+    };
+    let well = "retry = { max_attempts = 1, platform = 100 }";
+    let again = r#"retry = { max_attempts = 40, base = "1s", backoff = "fixed", platform = 100 }"#;
+    [
+        format!("[queues.narrow]\nmax_running = {NARROW}\n[apps.chaos]\nenv = {{ JOURNAL = {journal:?} }}\n"),
+        job(Kind::Short, ["0.2", "0", "0"], well),
+        job(Kind::Slow, ["3", "0", "0"], well),
+        job(Kind::Long, ["25", "0", "0"], well),
+        job(Kind::Retried, ["0.2", "2", "1"], again),
+        job(
+            Kind::Hopeless,
+            ["0.2", "1000", "7"],
+            r#"retry = { max_attempts = 2, base = "1s", platform = 100 }"#,
+        ),
+        job(
+            Kind::Overtime,
+            ["600", "0", "0"],
+            "retry = { max_attempts = 1, platform = 100 }\ntimeout = \"2s\"\ngrace_period = \"1s\"",
+        ),
+        job(
+            Kind::Narrow,
+            ["0.5", "0", "0"],
+            "retry = { max_attempts = 1, platform = 100 }\nqueue = \"narrow\"",
+        ),
+        job(Kind::Delayed, ["0.2", "0", "0"], well),
+        job(Kind::Cancelled, ["20", "0", "0"], well),
+    ]
+    .concat()
+}
+
+/// Those who enqueue.
+#[derive(Debug)]
+pub(crate) struct Load {
+    client: Client,
+    masters: Vec<u16>,
+    accepted: Mutex<BTreeMap<JobId, Kind>>,
+    /// Requests that were answered by nobody or refused, and made again.
+    refused: Mutex<BTreeMap<String, usize>>,
+}
+
+impl Load {
+    pub(crate) fn new(masters: Vec<u16>) -> Result<Arc<Self>> {
+        Ok(Arc::new(Self {
+            client: Client::builder().timeout(Duration::from_secs(5)).build()?,
+            masters,
+            accepted: Mutex::default(),
+            refused: Mutex::default(),
+        }))
+    }
+
+    pub(crate) fn accepted(&self) -> BTreeMap<JobId, Kind> {
+        self.accepted.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    pub(crate) fn refused(&self) -> BTreeMap<String, usize> {
+        self.refused.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Says what the jobs are.
+    pub(crate) async fn apply(&self, journal: &Path) -> Result<()> {
+        let document: toml::Table = toml::from_str(&document(journal))?;
+        let url = format!("http://127.0.0.1:{}/api/v1/apply", self.masters[0]);
+        let answer = self
+            .client
+            .post(url)
+            .json(&json!({"document": document}))
+            .send()
+            .await?;
+        let (status, text) = (answer.status(), answer.text().await?);
+        ensure!(status.is_success(), "apply: {status} {text}");
+        Ok(())
+    }
+
+    /// Enqueues `per_second` jobs a second until told to stop.
+    pub(crate) async fn run(self: Arc<Self>, mut chance: Chance, per_second: u64, stop: CancellationToken) {
+        let mut number = 0;
+        let mut tasks = tokio::task::JoinSet::new();
+        while !stop.is_cancelled() {
+            number += 1;
+            let pause = Duration::from_millis(1000 / per_second.max(1));
+            let load = Arc::clone(&self);
+            let mut chance = chance.fork();
+            // Some come in batches: a request for each, or one for ten.
+            let count = if number % 50 == 0 { 10 } else { 1 };
+            tasks.spawn(async move { load.enqueue(number, count, &mut chance).await });
+            sleep(pause * u32::try_from(count).unwrap_or(1)).await;
+            while tasks.try_join_next().is_some() {}
+        }
+        // What was asked for is asked for until it is accepted.
+        while tasks.join_next().await.is_some() {}
+    }
+
+    async fn enqueue(&self, number: u64, count: usize, chance: &mut Chance) {
+        let kinds: Vec<Kind> = (0..count).map(|_| *chance.pick(&MIX)).collect();
+        let jobs: Vec<Value> = kinds
+            .iter()
+            .enumerate()
+            .map(|(item, kind)| {
+                let mut job = json!({
+                    "app": "chaos",
+                    "job": kind.name(),
+                    "payload": {"number": number},
+                    "idempotency_key": format!("{number}-{item}"),
+                    "priority": chance.below(3),
+                });
+                if *kind == Kind::Delayed {
+                    job["delay_seconds"] = (1 + chance.below(15)).into();
+                }
+                job
+            })
+            .collect();
+        let (path, body) = match jobs.as_slice() {
+            [job] => ("jobs", job.clone()),
+            _ => ("jobs/batch", json!({"jobs": jobs})),
+        };
+        // The same request with the same key, to whichever master, until it is accepted.
+        let answer = self.until_taken(path, &body, chance).await;
+        let ids: Vec<JobId> = match answer["results"].as_array() {
+            Some(results) => results
+                .iter()
+                .filter_map(|result| result["job"]["id"].as_str()?.parse().ok())
+                .collect(),
+            None => answer["id"]
+                .as_str()
+                .and_then(|id| id.parse().ok())
+                .into_iter()
+                .collect(),
+        };
+        assert_eq!(ids.len(), kinds.len(), "an id for each job: {answer}");
+        let mut cancelled = Vec::new();
+        {
+            let mut accepted = self.accepted.lock().unwrap_or_else(PoisonError::into_inner);
+            for (id, kind) in ids.into_iter().zip(kinds) {
+                assert_eq!(accepted.insert(id, kind), None, "{id} was given to two requests");
+                if kind == Kind::Cancelled {
+                    cancelled.push(id);
+                }
+            }
+        }
+        for id in cancelled {
+            sleep(chance.millis(0, 4000)).await;
+            self.until_taken(&format!("jobs/{id}/cancel"), &json!({}), chance).await;
+        }
+    }
+
+    async fn until_taken(&self, path: &str, body: &Value, chance: &mut Chance) -> Value {
+        let deadline = Instant::now() + Duration::from_secs(300);
+        loop {
+            let master = chance.pick(&self.masters);
+            let url = format!("http://127.0.0.1:{master}/api/v1/{path}");
+            let why = match self.ask(&url, body).await {
+                Ok((status, answer)) if status.is_success() => return answer,
+                // Cancelled too late: the job has ended.
+                Ok((StatusCode::CONFLICT, answer)) if path.ends_with("/cancel") => return answer,
+                Ok((status, answer)) if status.is_server_error() => {
+                    format!("{} {}", status.as_u16(), answer["code"].as_str().unwrap_or("?"))
+                }
+                Ok((status, answer)) => panic!("{path}: {status} {answer}"),
+                Err(error) if error.downcast_ref().is_some_and(reqwest::Error::is_timeout) => {
+                    "no answer in 5 s".to_owned()
+                }
+                Err(_) => "no connection".to_owned(),
+            };
+            assert!(Instant::now() < deadline, "{path}: not taken for 300 s: {why}");
+            *self
+                .refused
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .entry(why)
+                .or_default() += 1;
+            sleep(chance.millis(50, 500)).await;
+        }
+    }
+
+    async fn ask(&self, url: &str, body: &Value) -> Result<(StatusCode, Value)> {
+        let answer = self.client.post(url).json(body).send().await?;
+        let status = answer.status();
+        let text = answer.text().await?;
+        let answer = serde_json::from_str(&text).with_context(|| format!("{status} with {text:?}"))?;
+        Ok((status, answer))
+    }
+
+    /// Asks any master that answers.
+    pub(crate) async fn get(&self, path: &str) -> Result<String> {
+        let mut last = None;
+        for master in &self.masters {
+            let url = format!("http://127.0.0.1:{master}/api/v1/{path}");
+            match self
+                .client
+                .get(url)
+                .send()
+                .await
+                .and_then(reqwest::Response::error_for_status)
+            {
+                Ok(answer) => return Ok(answer.text().await?),
+                Err(error) => last = Some(error),
+            }
+        }
+        Err(last.context("there is no master")?.into())
+    }
+}

@@ -1,0 +1,151 @@
+//! A fault run: masters, workers, PostgreSQL and Redis, thousands of jobs, and a seeded storm of faults; then a checker proves
+//! from outside that every promise was kept.
+//!
+//!     cargo build --workspace --bins --features robata-adapters/full
+//!     cargo run -p robata-testkit --example chaos -- --seconds 300 --seed 7
+
+mod chance;
+mod clock;
+mod faults;
+mod fleet;
+mod judge;
+mod load;
+mod notice;
+mod proxy;
+mod servers;
+mod table;
+
+use std::{path::PathBuf, process::ExitCode, sync::Arc, time::Duration};
+
+use anyhow::{Context, Result, bail};
+use clap::Parser;
+use nix::mount::{MntFlags, MsFlags, mount, umount2};
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use chance::Chance;
+use faults::Storm;
+use fleet::Fleet;
+use load::Load;
+use notice::Watch;
+use servers::{Postgres, Redis};
+
+/// The disk for logs, where one can be mounted; large enough for all that is printed.
+const LOG_DISK: &str = "size=192m";
+/// What is still waiting or running when the faults are over has so long to end.
+const LAST: Duration = Duration::from_secs(240);
+
+/// A fault run with PostgreSQL, Redis, two masters and three workers.
+#[derive(Debug, Parser)]
+struct Args {
+    /// How long faults happen.
+    #[arg(long, default_value_t = 60)]
+    seconds: u64,
+    /// What all chance follows from; default: another one each time. The faults are the same for one seed, their moments
+    /// nearly so.
+    #[arg(long)]
+    seed: Option<u64>,
+    /// Jobs a second.
+    #[arg(long, default_value_t = 8)]
+    rate: u64,
+    /// Where robata-master and robata-worker are; default: beside this program.
+    #[arg(long)]
+    binaries: Option<PathBuf>,
+    /// Keeps the folder with all that the daemons wrote.
+    #[arg(long)]
+    keep: bool,
+}
+
+#[tokio::main]
+async fn main() -> Result<ExitCode> {
+    let args = Args::parse();
+    let seed = args.seed.unwrap_or_else(|| u64::from(std::process::id()));
+    table::say(&format!("seed {seed}, {} s of faults", args.seconds));
+    let binaries = match &args.binaries {
+        Some(folder) => folder.clone(),
+        // This is target/PROFILE/examples/chaos.
+        None => std::env::current_exe()?
+            .ancestors()
+            .nth(2)
+            .context("a folder")?
+            .to_owned(),
+    };
+    // A socket's path may have no more than 107 bytes, and PostgreSQL's user must be able to pass.
+    let work = tempfile::Builder::new()
+        .prefix("robata-chaos.")
+        .permissions(std::os::unix::fs::PermissionsExt::from_mode(0o755))
+        .disable_cleanup(true)
+        .tempdir_in("/tmp")?;
+    let logs = work.path().join("logs");
+    std::fs::create_dir(&logs)?;
+    let small_disk = mount(
+        Some("robata-chaos"),
+        &logs,
+        Some("tmpfs"),
+        MsFlags::empty(),
+        Some(LOG_DISK),
+    )
+    .is_ok();
+    let clean = run(&args, seed, &binaries, work.path(), small_disk).await;
+    if small_disk {
+        umount2(&logs, MntFlags::MNT_DETACH)?;
+    }
+    let clean = clean?;
+    if args.keep || !clean {
+        table::say(&format!("what the daemons wrote: {}", work.path().display()));
+    } else {
+        std::fs::remove_dir_all(work.path())?;
+    }
+    Ok(if clean { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+async fn run(
+    args: &Args,
+    seed: u64,
+    binaries: &std::path::Path,
+    work: &std::path::Path,
+    small_disk: bool,
+) -> Result<bool> {
+    let mut chance = Chance::new(seed);
+    let postgres = Postgres::start(work).await?;
+    let redis = Redis::start(work).await?;
+    let fleet = Arc::new(Fleet::start(work, binaries, &postgres, &redis).await?);
+    let load = Load::new(fleet.masters().map(|master| master.port).collect())?;
+    let journal = work.join("journal");
+    load.apply(&journal).await?;
+    let storm = Arc::new(Storm::new(Arc::clone(&fleet), postgres, redis, small_disk));
+    let stop = CancellationToken::new();
+    let watch = Arc::new(Watch::default());
+    let watching = tokio::spawn(Arc::clone(&watch).run(Arc::clone(&load), stop.clone()));
+    let enqueuing = tokio::spawn(Arc::clone(&load).run(chance.fork(), args.rate, stop.clone()));
+    let begin = Instant::now();
+    let raged = Arc::clone(&storm)
+        .run(chance.fork(), Duration::from_secs(args.seconds))
+        .await;
+    table::say(&format!(
+        "the faults are over after {:.0} s",
+        begin.elapsed().as_secs_f64()
+    ));
+    stop.cancel();
+    raged?;
+    enqueuing.await.context("those who enqueue")?;
+    watching.await?;
+    for daemon in &fleet.daemons {
+        if let Some(ended) = daemon.ended_by_itself()? {
+            bail!("{ended}");
+        }
+    }
+    let ended = judge::all_ended(&load, LAST).await?;
+    table::say(&format!("all is over after {:.0} s", begin.elapsed().as_secs_f64()));
+    let (mut report, lines) = judge::judge_when_clean(&ended, &journal, &fleet).await?;
+    fleet.end();
+    let windows = storm.windows.lock().await.clone();
+    let times = notice::times(&watch, &windows, &ended, &lines);
+    report.violations.extend(times.iter().filter_map(notice::Bound::broken));
+    table::faults(&windows, &ended, &lines);
+    table::not_run(&storm, &fleet);
+    table::requests(&load);
+    table::times(&times);
+    table::say(&format!("seed {seed}: {report}"));
+    Ok(report.violations.is_empty())
+}
