@@ -66,19 +66,29 @@ async fn a_small_body_of_unknown_length_needs_no_room_and_who_waits_for_room_is_
     .await;
     server.apply(document()).await;
     let address = server.address;
-    let holders = tokio::spawn(async move {
-        let mut held = Vec::new();
-        loop {
-            held.push(hold_room(address).await);
-            tokio::time::sleep(Duration::from_millis(100)).await;
-        }
-    });
     let large = format!(r#"{{"jobs": [{}]}}"#, " ".repeat(100 << 10));
-    crate::server::until("the room is taken", || async {
+    // The first one holds the room until it is given up, then the second one does, which came before the large body:
+    // that waits for longer than it may.
+    let mut held = Vec::new();
+    let mut tries = 0;
+    loop {
+        let first = hold_room(address).await;
+        crate::server::until("the room is taken", || async {
+            let asked = server.post("/api/v1/jobs/batch", &large);
+            tokio::time::timeout(Duration::from_millis(300), asked).await.is_err()
+        })
+        .await;
+        let second = hold_room(address).await;
         let response = server.post("/api/v1/jobs/batch", &large).await;
-        response.status() == 503 && response.headers().contains_key("retry-after")
-    })
-    .await;
+        held.extend([first, second]);
+        if response.status() == 503 {
+            assert!(response.headers().contains_key("retry-after"));
+            break;
+        }
+        // It came before the second one after all.
+        tries += 1;
+        assert!(tries < 5, "{response:?}");
+    }
     let chunked = |text: String| {
         let pieces = futures::stream::iter([Ok::<_, std::io::Error>(Bytes::from(text))]);
         server
@@ -90,7 +100,7 @@ async fn a_small_body_of_unknown_length_needs_no_room_and_who_waits_for_room_is_
     };
     let small = chunked(r#"{"app": "shop", "job": "mail"}"#.to_owned()).await.unwrap();
     assert_eq!(small.status(), 201);
-    holders.abort();
+    drop(held);
 }
 
 #[tokio::test]
