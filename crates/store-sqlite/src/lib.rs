@@ -28,6 +28,8 @@ mod record;
 mod replay;
 mod shared;
 mod sql;
+#[cfg(test)]
+mod steps;
 mod store;
 mod tx;
 mod waiting;

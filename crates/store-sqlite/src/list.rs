@@ -256,3 +256,86 @@ async fn first_at(conn: &mut SqliteConnection, time: Timestamp) -> Result<i64> {
     }
     Ok(low)
 }
+
+#[cfg(test)]
+mod tests {
+    use robata_core::{
+        JobId, Reason,
+        job::{Cancel, Enqueue, NewJob},
+        store::{JobStore as _, ListJobs},
+    };
+
+    use crate::{
+        SqliteConfig, SqliteStore,
+        steps::{Steps, job},
+    };
+
+    async fn enqueue(store: &SqliteStore, jobs: Vec<NewJob>) -> Vec<JobId> {
+        let answers = store.enqueue(Enqueue { jobs, atomic: false }).await.unwrap();
+        answers.into_iter().map(|answer| answer.unwrap().job.id).collect()
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_list_walks_over_nothing_that_it_does_not_give() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = SqliteStore::open(SqliteConfig::new(folder.path())).await.unwrap();
+        // A few that are asked for, then more and more that are not.
+        for cancelled in enqueue(
+            &store,
+            vec![job("shop", "mail", "shop", None), job("zoo", "feed", "vip", None)],
+        )
+        .await
+        {
+            let by = "test".to_owned();
+            store.cancel(Cancel { job: cancelled, by }).await.unwrap();
+        }
+        enqueue(
+            &store,
+            vec![job("shop", "mail", "vip", None), job("bank", "rare", "bank", None)],
+        )
+        .await;
+        let mut lists: Vec<(&str, ListJobs)> = Vec::new();
+        let mut add = |what, change: fn(&mut ListJobs)| {
+            let mut list = ListJobs::default();
+            list.limit = 50;
+            change(&mut list);
+            lists.push((what, list));
+        };
+        add("app and queue", |list| {
+            (list.app, list.queue) = ("shop".parse().ok(), "vip".parse().ok());
+        });
+        add("app and reason", |list| {
+            (list.app, list.reason) = ("shop".parse().ok(), Some(Reason::Cancelled));
+        });
+        add("reason and state", |list| {
+            (list.reason, list.states) = (Some(Reason::Cancelled), vec![robata_core::JobState::Failed]);
+        });
+        add("job", |list| list.job = "rare".parse().ok());
+        let mut costs: Vec<Vec<u64>> = Vec::new();
+        for n in [100, 2_000] {
+            let more = (0..n).flat_map(|_| [job("shop", "many", "shop", None), job("zoo", "many", "vip", None)]);
+            for cancelled in enqueue(&store, more.collect()).await.chunks(2) {
+                // Of another app than the one whose cancelled jobs are listed.
+                let by = "test".to_owned();
+                store.cancel(Cancel { job: cancelled[1], by }).await.unwrap();
+            }
+            let mut conn = store.opened().readers.acquire().await.unwrap();
+            let mut of_n = Vec::new();
+            for (what, list) in &lists {
+                let steps = Steps::begin(&mut conn).await;
+                let given = super::jobs(&mut conn, &store.opened().shared, list).await.unwrap();
+                of_n.push(steps.end(&mut conn).await);
+                assert_eq!(given.len(), usize::from(*what != "reason and state"), "{what}");
+            }
+            costs.push(of_n);
+        }
+        for (at, (what, _)) in lists.iter().enumerate() {
+            let (few, many) = (costs[0][at], costs[1][at]);
+            assert!(
+                many <= few + 20,
+                "{what}: {few}0 steps with few others, {many}0 with many"
+            );
+        }
+        store.close().await;
+    }
+}

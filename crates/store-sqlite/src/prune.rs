@@ -212,3 +212,60 @@ pub(crate) async fn logs_removed(tx: &mut Tx, attempts: &[AttemptId]) -> Result<
         .await?;
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use std::{sync::Arc, time::Duration};
+
+    use robata_core::{
+        job::{Cancel, Enqueue},
+        store::JobStore as _,
+    };
+
+    use super::{CANCELLED, prune_jobs};
+    use crate::{
+        SqliteConfig, SqliteStore,
+        clock::{Clock, OffsetClock},
+        steps::{Steps, job},
+    };
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn keyed_jobs_that_are_kept_for_their_keys_are_not_walked_over() {
+        let (folder, clock) = (tempfile::tempdir().unwrap(), Arc::<OffsetClock>::default());
+        let mut config = SqliteConfig::new(folder.path());
+        config.clock = Arc::<OffsetClock>::clone(&clock) as Arc<dyn Clock>;
+        let store = SqliteStore::open(config).await.unwrap();
+        let mut costs = Vec::new();
+        for n in [10, 1_000] {
+            let jobs = (0..n)
+                .map(|at| job("shop", "mail", "shop", Some(format!("{n} {at}"))))
+                .collect();
+            for answer in store.enqueue(Enqueue { jobs, atomic: false }).await.unwrap() {
+                let by = "test".to_owned();
+                store
+                    .cancel(Cancel {
+                        job: answer.unwrap().job.id,
+                        by,
+                    })
+                    .await
+                    .unwrap();
+            }
+            // Past the retention of their app, within that of their keys.
+            clock.advance(Duration::from_secs(2 * 3_600));
+            let writer = &store.opened().writer;
+            let cost = writer.run("test.prune", (), |tx, ()| {
+                Box::pin(async move {
+                    let (app, hour) = ("shop".parse()?, Duration::from_secs(3_600));
+                    let steps = Steps::begin(&mut tx.conn).await;
+                    for keyed in [false, true] {
+                        assert_eq!(prune_jobs(tx, &app, CANCELLED, hour, keyed, 500).await?, 0);
+                    }
+                    Ok(steps.end(&mut tx.conn).await)
+                })
+            });
+            costs.push(cost.await.unwrap());
+        }
+        assert!(costs[1] <= costs[0] + 20, "{costs:?} tens of steps");
+        store.close().await;
+    }
+}
