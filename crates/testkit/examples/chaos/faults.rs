@@ -18,9 +18,11 @@ use crate::{
     table,
 };
 
-/// After so long a storm the run is left in peace for [`CALM`], so that what works undisturbed is seen, too.
+/// After so long a storm the run is left in peace for [`CALM`], so that what works undisturbed is seen, too. Then one
+/// worker dies, and stays dead for [`DEATH`]: long enough for the others to notice it and to adopt what it had.
 const STORM: Duration = Duration::from_secs(45);
-const CALM: Duration = Duration::from_secs(30);
+const CALM: Duration = Duration::from_secs(22);
+const DEATH: Duration = Duration::from_secs(25);
 /// Two outages of the database are at least so far apart, or nothing would ever get done.
 const BETWEEN_OUTAGES: Duration = Duration::from_secs(30);
 
@@ -128,7 +130,8 @@ impl Storm {
                     done??;
                 }
                 self.fleet.heal().await?;
-                sleep(CALM.min(lasting.saturating_sub(begin.elapsed()))).await;
+                sleep(CALM).await;
+                self.strike(Fault::KillWorker, &mut chance, Some(DEATH)).await?;
                 calm_at = Instant::now() + STORM;
                 continue;
             }
@@ -140,7 +143,7 @@ impl Storm {
                 let storm = Arc::clone(&self);
                 let mut chance = chance.fork();
                 tasks.spawn(async move {
-                    let done = storm.strike(fault, &mut chance).await;
+                    let done = storm.strike(fault, &mut chance, None).await;
                     done.with_context(|| format!("could not do: {fault}"))
                 });
             }
@@ -155,7 +158,8 @@ impl Storm {
         self.fleet.heal().await
     }
 
-    async fn strike(&self, fault: Fault, chance: &mut Chance) -> Result<()> {
+    /// Does one fault, for so long or for as long as chance has it.
+    async fn strike(&self, fault: Fault, chance: &mut Chance, lasting: Option<Duration>) -> Result<()> {
         let targets: Vec<&Daemon> = match fault {
             Fault::KillMaster | Fault::StopMaster => self.fleet.masters().collect(),
             Fault::KillWorker | Fault::StopWorker => self.fleet.workers().collect(),
@@ -182,7 +186,7 @@ impl Storm {
             pid: daemon.and_then(Daemon::pid),
         };
         let done = match daemon {
-            Some(daemon) => self.befall(fault, daemon, &mut window, chance).await,
+            Some(daemon) => self.befall(fault, daemon, &mut window, chance, lasting).await,
             None => self.befall_servers(fault, &mut window, chance).await,
         };
         window.end = now();
@@ -196,10 +200,17 @@ impl Storm {
         self.busy.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
     }
 
-    async fn befall(&self, fault: Fault, daemon: &Daemon, window: &mut Window, chance: &mut Chance) -> Result<()> {
+    async fn befall(
+        &self,
+        fault: Fault,
+        daemon: &Daemon,
+        window: &mut Window,
+        chance: &mut Chance,
+        lasting: Option<Duration>,
+    ) -> Result<()> {
         match fault {
             Fault::KillMaster | Fault::KillWorker => {
-                let down = chance.millis(0, 20_000);
+                let down = lasting.unwrap_or_else(|| chance.millis(0, 20_000));
                 window.how = format!("down for {:.1} s", down.as_secs_f64());
                 daemon.kill()?;
                 sleep(down).await;

@@ -1,6 +1,6 @@
 //! How many starts at once an engine bears best: create, start, wait for the end and remove, through this executor.
 //!
-//! `cargo run --release -p robata-executor-docker --example measure -- HOST IMAGE` (the image needs `true` in its PATH)
+//! `cargo run --release -p robata-executor-docker --example docker_measure -- HOST IMAGE` (the image needs `true` in its PATH)
 #![expect(clippy::print_stdout, reason = "it prints a table")]
 
 use std::{collections::BTreeMap, time::Duration};

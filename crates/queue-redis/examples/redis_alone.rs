@@ -1,6 +1,6 @@
 //! A queue on Redis by itself: publishes, receives, gives one back, acknowledges.
 //!
-//! `cargo run -p robata-queue-redis --example alone -- redis://127.0.0.1:6379`
+//! `cargo run -p robata-queue-redis --example redis_alone -- redis://127.0.0.1:6379`
 
 use std::{io::Write, time::Duration};
 

@@ -1,6 +1,6 @@
 //! A container that prints more than anybody reads: what it takes, what is kept of it, and what is said of the rest.
 //!
-//! `cargo run --release -p robata-executor-docker --example flood -- HOST IMAGE MIB LOG_MAX_MIB`
+//! `cargo run --release -p robata-executor-docker --example docker_flood -- HOST IMAGE MIB LOG_MAX_MIB`
 #![expect(clippy::print_stdout, reason = "an example talks to its reader")]
 
 use std::time::{Duration, Instant};

@@ -1,6 +1,6 @@
 //! How many messages a second go through, beside the same commands sent by hand in pipelines.
 //!
-//! `cargo run --release -p robata-queue-redis --example measure -- redis://127.0.0.1:6379 [MESSAGES]`
+//! `cargo run --release -p robata-queue-redis --example redis_measure -- redis://127.0.0.1:6379 [MESSAGES]`
 
 use std::{
     io::Write,

@@ -1,6 +1,6 @@
 //! A container from its making to its removal, without anything else of Robata.
 //!
-//! `cargo run -p robata-executor-docker --example alone -- IMAGE [COMMAND …]`
+//! `cargo run -p robata-executor-docker --example docker_alone -- IMAGE [COMMAND …]`
 #![expect(clippy::print_stdout, reason = "an example talks to its reader")]
 
 use std::{collections::BTreeMap, path::PathBuf};

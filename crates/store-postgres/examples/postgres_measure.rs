@@ -1,6 +1,6 @@
 //! Measures a store on a database of its own: the raw limit beside what the store does with the same tables.
 //!
-//! `cargo run --release -p robata-store-postgres --example measure -- postgres://USER:PASSWORD@HOST:PORT/EMPTY_DATABASE`
+//! `cargo run --release -p robata-store-postgres --example postgres_measure -- postgres://USER:PASSWORD@HOST:PORT/EMPTY_DATABASE`
 
 #![expect(clippy::print_stdout, reason = "it prints figures")]
 
