@@ -185,7 +185,12 @@ impl Load {
     }
 
     /// Enqueues `per_second` jobs a second until told to stop.
-    pub(crate) async fn run(self: Arc<Self>, mut chance: Chance, per_second: u64, stop: CancellationToken) {
+    pub(crate) async fn run(
+        self: Arc<Self>,
+        mut chance: Chance,
+        per_second: u64,
+        stop: CancellationToken,
+    ) -> Result<()> {
         let mut number = 0;
         let mut tasks = tokio::task::JoinSet::new();
         while !stop.is_cancelled() {
@@ -197,10 +202,15 @@ impl Load {
             let count = if number % 50 == 0 { 10 } else { 1 };
             tasks.spawn(async move { load.enqueue(number, count, &mut chance).await });
             sleep(pause * u32::try_from(count).unwrap_or(1)).await;
-            while tasks.try_join_next().is_some() {}
+            while let Some(done) = tasks.try_join_next() {
+                done?;
+            }
         }
         // What was asked for is asked for until it is accepted.
-        while tasks.join_next().await.is_some() {}
+        while let Some(done) = tasks.join_next().await {
+            done?;
+        }
+        Ok(())
     }
 
     async fn enqueue(&self, number: u64, count: usize, chance: &mut Chance) {

@@ -65,14 +65,16 @@ pub(crate) fn faults(windows: &[Window], ended: &BTreeMap<JobId, Ended>, lines: 
     }
 }
 
-/// Faults that could not be done here.
-pub(crate) fn not_run(storm: &Storm, fleet: &Fleet) {
+/// Faults that could not be done here; answers whether there are none.
+pub(crate) fn not_run(storm: &Storm, fleet: &Fleet) -> bool {
+    let clock = fleet.masters().any(crate::fleet::Daemon::has_own_clock);
     if !storm.small_disk {
         say("not done: a full disk (it takes root to mount a small one)");
     }
-    if !fleet.masters().any(crate::fleet::Daemon::has_own_clock) {
+    if !clock {
         say("not done: a clock off by an hour (libfaketime is not there)");
     }
+    storm.small_disk && clock
 }
 
 /// Requests that had to be made again.
