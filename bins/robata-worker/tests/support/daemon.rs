@@ -14,6 +14,7 @@ use serde_json::Value;
 use tokio::{
     io::{AsyncBufReadExt, BufReader},
     process::{Child, Command},
+    task::JoinHandle,
 };
 
 use super::eventually;
@@ -23,6 +24,8 @@ pub(crate) struct Daemon {
     name: &'static str,
     child: Child,
     said: Arc<Mutex<Vec<String>>>,
+    /// Ends with the last line of its log.
+    listener: JoinHandle<()>,
 }
 
 /// The program of this name, with nothing of this environment but PATH.
@@ -48,12 +51,12 @@ impl Daemon {
         let said = Arc::new(Mutex::new(Vec::new()));
         let mut lines = BufReader::new(child.stderr.take().unwrap()).lines();
         let heard = Arc::clone(&said);
-        tokio::spawn(async move {
+        let listener = tokio::spawn(async move {
             while let Ok(Some(line)) = lines.next_line().await {
                 heard.lock().unwrap().push(line);
             }
         });
-        Self { name, child, said }
+        Self { name, child, said, listener }
     }
 
     /// What it said so far.
@@ -92,11 +95,16 @@ impl Daemon {
         self.child.try_wait().unwrap().is_none()
     }
 
-    /// Waits for its end.
+    /// Waits for its end, and for all that it said: its last lines may be heard after it is gone.
     pub(crate) async fn ended(&mut self) -> ExitStatus {
-        match tokio::time::timeout(super::DEADLINE, self.child.wait()).await {
-            Ok(status) => status.unwrap(),
-            Err(_) => panic!("{} does not end: {}", self.name, self.said()),
+        let end = async {
+            let status = self.child.wait().await.unwrap();
+            (&mut self.listener).await.unwrap();
+            status
+        };
+        match tokio::time::timeout(super::DEADLINE, end).await {
+            Ok(status) => status,
+            Err(_) => panic!("{} does not end, or others hold its standard error: {}", self.name, self.said()),
         }
     }
 }
