@@ -52,6 +52,14 @@ impl Hub {
             notify.notify_waiters();
         }
     }
+
+    /// Any job may have changed.
+    pub(crate) fn all_changed(&self) {
+        let all: Vec<_> = self.lock().values().cloned().collect();
+        for notify in all {
+            notify.notify_waiters();
+        }
+    }
 }
 
 impl Watch {
@@ -92,6 +100,10 @@ mod tests {
         hub.changed(JobId::new());
         assert!(futures::poll!(&mut told).is_pending());
         hub.changed(job);
+        told.await;
+        let mut told = Box::pin(first.notify().notified());
+        assert!(futures::poll!(&mut told).is_pending());
+        hub.all_changed();
         told.await;
         assert_eq!(hub.waiting(), 2);
         drop(first);

@@ -112,6 +112,10 @@ async fn listen(store: Arc<dyn Store>, hub: Arc<Hub>, catalog: Arc<CatalogCache>
                         false
                     }
                     Some(Hint::Catalog) => true,
+                    Some(Hint::Gap) => {
+                        hub.all_changed();
+                        true
+                    }
                     Some(_) => false,
                     None => break,
                 },

@@ -44,6 +44,8 @@ pub enum Hint {
     Orphans,
     /// The catalog has a new revision.
     Catalog,
+    /// Hints may have been missed: whoever acts on one looks by itself now.
+    Gap,
 }
 
 /// A worker's registration.
@@ -435,7 +437,8 @@ pub trait CatalogStore: fmt::Debug + Send + Sync {
 pub trait Store: JobStore + AttemptStore + ScheduleStore + CatalogStore + 'static {
     /// The installation's id, made once (PROTOCOL R2).
     fn installation(&self) -> InstallationId;
-    /// What the store tells whoever listens. A slow listener loses hints, never blocks a writer.
+    /// What the store tells whoever listens. A slow listener loses hints, never blocks a writer; where it lost some, or
+    /// the store heard nothing for a while from other processes, [`Hint::Gap`] stands in their place.
     fn hints(&self) -> BoxStream<'static, Hint>;
     /// Whether it serves: a real write, within `timeout`.
     async fn check(&self, timeout: Duration) -> Result<()>;

@@ -45,12 +45,13 @@ pub(crate) async fn serve(store: &dyn Store, patience: Duration) {
     }
 }
 
-/// Waits until something was scheduled that is due before `until`, and for it.
+/// Waits until something was scheduled that is due before `until`, and for it; not where that may have been missed.
 async fn sooner(hints: &mut (impl futures::Stream<Item = Hint> + Unpin), mut until: tokio::time::Instant) {
     loop {
         tokio::select! {
             hint = hints.next() => match hint {
                 Some(Hint::Due(after)) => until = until.min(tokio::time::Instant::now() + after),
+                Some(Hint::Gap) => return,
                 Some(_) => {}
                 None => return std::future::pending().await,
             },

@@ -47,6 +47,8 @@ pub(crate) struct Outbox {
 struct State {
     /// Lines to look at.
     dirty: BTreeSet<Line>,
+    /// Hints may have been missed: all lines are to be looked at.
+    missed: bool,
     /// Each line's broker key as it was seen last.
     keys: HashMap<Line, BrokerKey>,
     /// Lines that failed: left alone until the next sweep, whatever is hinted.
@@ -75,10 +77,12 @@ impl Outbox {
         loop {
             let mut hints = self.store.hints();
             while let Some(hint) = hints.next().await {
-                if let Hint::Line(line) = hint {
-                    self.state().dirty.insert(line);
-                    self.wake.notify_one();
+                match hint {
+                    Hint::Line(line) => drop(self.state().dirty.insert(line)),
+                    Hint::Gap => self.state().missed = true,
+                    _ => continue,
                 }
+                self.wake.notify_one();
             }
             tokio::time::sleep(jittered(SWEEP)).await;
         }
@@ -91,7 +95,8 @@ impl Outbox {
         // The line that came first the last time.
         let mut first: Option<Line> = None;
         loop {
-            if next_sweep <= Instant::now() {
+            let missed = std::mem::take(&mut self.state().missed);
+            if missed || next_sweep <= Instant::now() {
                 self.state().failed.clear();
                 match self.sweep().await {
                     Ok(()) => {

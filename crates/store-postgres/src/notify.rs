@@ -139,16 +139,17 @@ pub(crate) async fn listen(pool: PgPool, db: Weak<Db>) {
 
 async fn hear(pool: &PgPool, db: &Weak<Db>) -> Result<(), sqlx::Error> {
     let mut listener = PgListener::connect_with(pool).await?;
+    // We connect again ourselves, and tell what may have been missed.
+    listener.eager_reconnect(false);
     listener.listen(CHANNEL).await?;
     // What was missed meanwhile: whoever waits looks.
     if let Some(db) = db.upgrade() {
-        let _ = db.shared.hints.send(Hint::Catalog);
-        let _ = db.shared.hints.send(Hint::Orphans);
+        let _ = db.shared.hints.send(Hint::Gap);
     }
     loop {
-        match timeout(SILENCE, listener.recv()).await {
+        match timeout(SILENCE, listener.try_recv()).await {
             Ok(heard) => {
-                let heard = heard?;
+                let Some(heard) = heard? else { return Ok(()) };
                 let Some(db) = db.upgrade() else { return Ok(()) };
                 tell(&db.shared, heard.payload());
             }

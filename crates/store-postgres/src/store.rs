@@ -288,13 +288,10 @@ impl Store for PostgresStore {
     fn hints(&self) -> BoxStream<'static, Hint> {
         let listener = self.opened.db.shared.hints.subscribe();
         stream::unfold(listener, |mut listener| async move {
-            loop {
-                match listener.recv().await {
-                    Ok(hint) => return Some((hint, listener)),
-                    // Lost some: hints are lossy by contract.
-                    Err(RecvError::Lagged(_)) => {}
-                    Err(RecvError::Closed) => return None,
-                }
+            match listener.recv().await {
+                Ok(hint) => Some((hint, listener)),
+                Err(RecvError::Lagged(_)) => Some((Hint::Gap, listener)),
+                Err(RecvError::Closed) => None,
             }
         })
         .boxed()

@@ -81,7 +81,16 @@ async fn hints_and_the_catalog_reach_the_other_store() -> Result<()> {
     };
     tokio::time::timeout(Duration::from_secs(20), seen)
         .await
-        .context("no hint came over")?
+        .context("no hint came over")??;
+    // What is told while nobody listens is lost: then that is told.
+    let mut conn = connect(&database.url).await?;
+    let cut = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity \
+               WHERE datname = current_database() AND query LIKE 'LISTEN%'";
+    run(&mut conn, cut.to_owned()).await?;
+    let gap = hints.any(|hint| async move { hint == Hint::Gap });
+    let told = tokio::time::timeout(Duration::from_secs(20), gap).await;
+    ensure!(told.context("no gap was told")?, "the hints ended");
+    Ok(())
 }
 
 #[tokio::test(flavor = "multi_thread")]

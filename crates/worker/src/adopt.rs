@@ -80,7 +80,7 @@ pub(crate) async fn listen(shared: Arc<Shared>) {
                 hint = hints.next() => hint,
             };
             match hint {
-                Some(Hint::Orphans) => shared.orphans.notify_one(),
+                Some(Hint::Orphans | Hint::Gap) => shared.orphans.notify_one(),
                 Some(Hint::Attempt(attempt)) if shared.held.contains(attempt) => asked(&shared, attempt).await,
                 Some(_) => {}
                 None => break,

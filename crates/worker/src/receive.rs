@@ -61,7 +61,7 @@ pub(crate) async fn serve(shared: Arc<Shared>, engine: Arc<Engine>) {
         let received = tokio::select! {
             () = shared.drain.cancelled() => return,
             // Dropping a receive loses nothing; a line that is new, or was resumed, is received from at once.
-            line = new_line(&mut hints, &lines, &engine, queues) => { known.insert(line); continue }
+            line = new_line(&mut hints, &lines, &engine, queues) => { known.extend(line); continue }
             received = receive(&shared, queues, &lines, max, wait) => received,
         };
         match received {
@@ -113,20 +113,20 @@ async fn receive(
     shared.queue.receive(request(all, 1, wait)).await
 }
 
-/// Waits for a hint of a line that is not received from.
+/// Waits for a hint of a line that is not received from; `None` where it may have been missed.
 async fn new_line(
     hints: &mut (impl futures::Stream<Item = Hint> + Unpin),
     lines: &BTreeSet<Line>,
     engine: &Engine,
     queues: &Queues,
-) -> Line {
+) -> Option<Line> {
     while let Some(hint) = hints.next().await {
-        if let Hint::Line(line) = hint
-            && line.executor == engine.name
-            && queues.takes(&line.queue)
-            && !lines.contains(&line)
-        {
-            return line;
+        match hint {
+            Hint::Line(line) if line.executor == engine.name && queues.takes(&line.queue) && !lines.contains(&line) => {
+                return Some(line);
+            }
+            Hint::Gap => return None,
+            _ => {}
         }
     }
     std::future::pending().await
