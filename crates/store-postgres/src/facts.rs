@@ -37,14 +37,17 @@ pub async fn facts(url: &str, limit: Duration) -> Result<Facts, Error> {
     let options = migrate::options(url)?;
     let looked = async {
         let mut conn = options.connect().await?;
-        migrate::suits(&mut conn).await?;
-        let schema = migrate::schema(&mut conn).await?;
+        // One transaction is one connection, through a pooler, too.
+        let mut tx = conn.begin().await?;
+        migrate::suits(&mut tx).await?;
+        let schema = migrate::schema(&mut tx).await?;
         let row = q("SELECT current_setting('server_version') AS server,
                             current_setting('max_connections')::bigint AS max_connections,
                             (SELECT count(*) FROM pg_stat_activity WHERE backend_type = 'client backend') AS connections,
                             (extract(epoch FROM clock_timestamp()) * 1000)::bigint AS now")
-            .fetch_one(&mut conn)
+            .fetch_one(&mut *tx)
             .await?;
+        tx.rollback().await?;
         let count =
             |column: &str| -> Result<u32> { Ok(u32::try_from(row.try_get::<i64, _>(column)?).unwrap_or(u32::MAX)) };
         let facts = Facts {

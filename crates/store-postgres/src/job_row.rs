@@ -20,15 +20,25 @@ macro_rules! job_columns {
     };
 }
 
-/// Joins a queued job's row in the outbox, and a running one's attempt, which says why it waits.
-macro_rules! job_joins {
+/// What stands for [`job_joins`] where nobody is told why a job waits: it is changed, and two lookups a row would be in vain.
+macro_rules! no_joins {
     () => {
-        " LEFT JOIN robata.queued z ON j.state = 1 AND z.id = j.id
-          LEFT JOIN robata.attempts w ON j.state = 2 AND w.job_id = j.id AND w.number = j.attempt "
+        " CROSS JOIN (SELECT NULL::bigint AS published_at) z
+          CROSS JOIN (SELECT NULL::text AS waiting_reason, NULL::text AS waiting_message, NULL::bigint AS waiting_since) w "
     };
 }
 
-pub(crate) use {job_columns, job_joins};
+/// Joins a queued job's row in the outbox, and a running one's attempt, which says why it waits. Each is looked up by itself
+/// (`OFFSET 0`), and only where the job's state asks for it (see `db::PLANS`).
+macro_rules! job_joins {
+    () => {
+        " LEFT JOIN LATERAL (SELECT o.published_at FROM robata.queued o WHERE j.state = 1 AND o.id = j.id OFFSET 0) z ON true
+          LEFT JOIN LATERAL (SELECT o.waiting_reason, o.waiting_message, o.waiting_since FROM robata.attempts o
+              WHERE j.state = 2 AND o.job_id = j.id AND o.number = j.attempt OFFSET 0) w ON true "
+    };
+}
+
+pub(crate) use {job_columns, job_joins, no_joins};
 
 /// A job's row.
 #[derive(Clone, Debug)]

@@ -74,7 +74,6 @@ async fn connect(options: &PgConnectOptions, limit: Duration) -> Result<PgConnec
 
 pub(crate) async fn run(options: &PgConnectOptions, limit: Duration) -> Result<Migrated> {
     let mut conn = connect(options, limit).await?;
-    suits(&mut conn).await?;
     let migrated = match timeout(LIMIT, apply(&mut conn)).await {
         Ok(done) => done,
         Err(_) => Err(Fault::Slow(LIMIT)),
@@ -86,6 +85,7 @@ pub(crate) async fn run(options: &PgConnectOptions, limit: Duration) -> Result<M
 
 async fn apply(conn: &mut PgConnection) -> Result<Migrated> {
     let mut tx = conn.begin().await?;
+    suits(&mut tx).await?;
     sqlx::raw_sql("SET LOCAL statement_timeout = 0; SET LOCAL lock_timeout = 0")
         .execute(&mut *tx)
         .await?;
@@ -129,8 +129,10 @@ async fn version(conn: &mut PgConnection) -> Result<i32> {
 /// Answers an error where a migration is missing. A newer schema is the next release's: migrations only add.
 pub(crate) async fn check(options: &PgConnectOptions, limit: Duration) -> Result<(), Fault> {
     let mut conn = connect(options, limit).await?;
-    suits(&mut conn).await?;
-    let version = schema(&mut conn).await?;
+    let mut tx = conn.begin().await?;
+    suits(&mut tx).await?;
+    let version = schema(&mut tx).await?;
+    tx.rollback().await?;
     let _ = timeout(limit, conn.close()).await;
     let newest = newest();
     if version >= newest {

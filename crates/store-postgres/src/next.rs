@@ -81,11 +81,14 @@ async fn give(tx: &mut Tx, chosen: Vec<Reference>) -> Result<Vec<Reference>> {
     if chosen.is_empty() {
         return Ok(chosen);
     }
+    // By their ids, and in no way that a planner could mistake (see `db::PLANS`).
     let rows = q("WITH l AS (
-                      SELECT id FROM robata.queued WHERE id = ANY($1) AND published_at IS NULL
-                          AND (given_to IS NULL OR given_to = $2 OR given_until <= $4 OR given_until > $5)
-                      ORDER BY id FOR UPDATE SKIP LOCKED)
-                  UPDATE robata.queued z SET given_to = $2, given_until = $3 FROM l WHERE z.id = l.id RETURNING z.id")
+                      SELECT id FROM robata.queued WHERE id = ANY($1)
+                          AND CASE WHEN published_at IS NULL THEN given_to IS NULL OR given_to = $2 OR given_until <= $4
+                                       OR given_until > $5 ELSE false END
+                      FOR UPDATE SKIP LOCKED)
+                  UPDATE robata.queued z SET given_to = $2, given_until = $3
+                  WHERE z.id = ANY(ARRAY(SELECT id FROM l)) RETURNING z.id")
     .bind(chosen.iter().map(|reference| reference.job.uuid()).collect::<Vec<_>>())
     .bind(tx.shared.process)
     .bind(tx.now.plus(GIVEN).as_millis())

@@ -39,13 +39,23 @@ pub(crate) async fn send(mut hints: mpsc::Receiver<Vec<Hint>>, pool: PgPool, pro
         }
         next = Instant::now() + APART;
         let text = encode(process, &all);
-        let query = q("SELECT pg_notify($1, $2)").bind(CHANNEL).bind(text).execute(&pool);
-        match timeout(SENDING, query).await {
+        match timeout(SENDING, notify(&pool, &text)).await {
             Ok(Ok(_)) => {}
             Ok(Err(error)) => tracing::debug!(%error, "hints were not sent"),
             Err(_) => tracing::debug!("hints were not sent in time"),
         }
     }
+}
+
+/// In a transaction, as every prepared statement (see [`q`]).
+async fn notify(pool: &PgPool, text: &str) -> Result<(), sqlx::Error> {
+    let mut tx = pool.begin().await?;
+    q("SELECT pg_notify($1, $2)")
+        .bind(CHANNEL)
+        .bind(text)
+        .execute(&mut *tx)
+        .await?;
+    tx.commit().await
 }
 
 /// The more a hint moves, the earlier it stands: what exceeds the size is lost.

@@ -109,16 +109,20 @@ async fn open(config: PostgresConfig, options: PgConnectOptions, main: PgPool) -
     })
 }
 
-/// The installation's id, made once (PROTOCOL R2).
+/// The installation's id, made once (PROTOCOL R2). In a transaction, without which a pooler may run a statement on another
+/// connection than prepared it.
 async fn installation(pool: &PgPool) -> Result<InstallationId> {
+    let mut tx = pool.begin().await?;
     q("INSERT INTO robata.meta (name, value) VALUES ('installation', $1) ON CONFLICT DO NOTHING")
         .bind(InstallationId::new().to_string())
-        .execute(pool)
+        .execute(&mut *tx)
         .await?;
-    q("SELECT value FROM robata.meta WHERE name = 'installation'")
-        .fetch_one(pool)
+    let installation = q("SELECT value FROM robata.meta WHERE name = 'installation'")
+        .fetch_one(&mut *tx)
         .await?
-        .word("value")
+        .word("value")?;
+    tx.commit().await?;
+    Ok(installation)
 }
 
 impl Opened {

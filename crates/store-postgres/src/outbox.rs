@@ -49,16 +49,18 @@ pub(crate) async fn published(tx: &mut Tx, published: &Published) -> Result<()> 
             )
         })
         .unzip();
-    let rows = q("WITH l AS (
-                      SELECT z.id FROM unnest($3::uuid[], $4::integer[]) AS v (id, attempt)
-                      JOIN robata.queued z ON z.id = v.id AND z.attempt = v.attempt
-                      WHERE z.published_at IS NULL AND z.queue = $5 AND z.executor = $6
-                      ORDER BY z.id FOR UPDATE OF z SKIP LOCKED)
-                  UPDATE robata.queued z SET published_at = CASE WHEN z.used_up = 0 THEN $1 END,
-                      broker_key = CASE WHEN z.used_up = 0 THEN $2 END,
-                      publications = z.publications + CASE WHEN z.used_up = 0 THEN 1 ELSE 0 END,
-                      used_up = greatest(z.used_up - 1, 0), given_to = NULL, given_until = NULL
-                  FROM l WHERE z.id = l.id RETURNING z.published_at IS NOT NULL AS out")
+    // By their ids, and in no way that a planner could mistake (see `db::PLANS`).
+    let rows = q(
+        "WITH l AS (SELECT w.id FROM unnest($3::uuid[], $4::integer[]) AS v (id, attempt) CROSS JOIN LATERAL (
+             SELECT z.id FROM robata.queued z WHERE z.id = v.id AND z.attempt = v.attempt
+                 AND CASE WHEN z.published_at IS NULL AND z.queue = $5 AND z.executor = $6 THEN true ELSE false END
+             FOR UPDATE SKIP LOCKED) w)
+         UPDATE robata.queued z SET published_at = CASE WHEN z.used_up = 0 THEN $1 END,
+             broker_key = CASE WHEN z.used_up = 0 THEN $2 END,
+             publications = z.publications + CASE WHEN z.used_up = 0 THEN 1 ELSE 0 END,
+             used_up = greatest(z.used_up - 1, 0), given_to = NULL, given_until = NULL
+         WHERE z.id = ANY(ARRAY(SELECT id FROM l)) RETURNING z.published_at IS NOT NULL AS out",
+    )
     .bind(tx.now.as_millis())
     .bind(published.broker_key.0.as_str())
     .bind(ids)

@@ -14,7 +14,7 @@ use crate::{
     attempt_row::{AttemptRow, attempt_columns},
     ending::end_attempt,
     error::{Fault, Result, refused},
-    job_row::{JobRow, job_columns, job_joins},
+    job_row::{JobRow, job_columns, no_joins},
     lease, save,
     sql::{Read as _, q},
     tx::Tx,
@@ -84,8 +84,9 @@ async fn read(tx: &mut Tx, writes: &[&AttemptWrite]) -> Result<Rows> {
         job_columns!(),
         ", r.request FROM unnest($1::uuid[], $2::integer[], $3::boolean[]) AS v (job_id, number, with_request)
            JOIN robata.attempts a ON a.job_id = v.job_id AND a.number = v.number JOIN robata.jobs j ON j.id = a.job_id
-           LEFT JOIN robata.start_requests r ON v.with_request AND r.attempt = a.seq",
-        job_joins!(),
+           LEFT JOIN LATERAL (SELECT o.request FROM robata.start_requests o
+               WHERE v.with_request AND o.attempt = a.seq OFFSET 0) r ON true",
+        no_joins!(),
         "ORDER BY j.id, a.number FOR UPDATE OF j, a"
     ))
     .bind(ids.iter().map(|id| id.job.uuid()).collect::<Vec<_>>())

@@ -12,7 +12,7 @@ use uuid::Uuid;
 use crate::error::{Fault, Result};
 
 /// A statement, prepared without a name: a pooler in transaction mode gives the next transaction another connection, which
-/// knows no statement of ours.
+/// knows no statement of ours. Only within a transaction: else preparing and running are two, each on a connection of its own.
 pub(crate) fn q<'q>(sql: impl SqlSafeStr) -> Query<'q, Postgres, PgArguments> {
     sqlx::query(sql).persistent(false)
 }
