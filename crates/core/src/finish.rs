@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     Timestamp,
+    error::{Error, ErrorKind},
     retry::RetryPolicy,
     state::{AfterAttempt, AttemptState, Reason},
 };
@@ -31,6 +32,21 @@ impl StopCause {
             Self::Cancel => "cancel",
             Self::Timeout => "timeout",
         }
+    }
+}
+
+impl std::str::FromStr for StopCause {
+    type Err = Error;
+
+    fn from_str(word: &str) -> Result<Self, Error> {
+        let mut causes = [Self::Cancel, Self::Timeout].into_iter();
+        causes.find(|cause| cause.as_str() == word).ok_or_else(|| {
+            Error::new(
+                ErrorKind::Invalid,
+                "word.parse",
+                format!("{word:?} is no cause of a stop"),
+            )
+        })
     }
 }
 

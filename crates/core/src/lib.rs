@@ -16,6 +16,7 @@ pub mod payload;
 pub mod queue;
 pub mod request;
 pub mod retry;
+pub mod row;
 pub mod state;
 pub mod store;
 

@@ -34,9 +34,14 @@ impl Backoff {
 /// A time, a quarter more or less: so that many who wait for one service do not come at once.
 #[must_use]
 pub fn jittered(time: Duration) -> Duration {
-    // Chance in 0..1 from the random part of an id.
-    let chance = f64::from(uuid::Uuid::new_v4().as_bytes()[0]) / 256.0;
-    time.mul_f64(0.75 + chance / 2.0)
+    time.mul_f64(0.75 + chance() / 2.0)
+}
+
+/// A uniform number in 0..1, from the random part of an id.
+#[must_use]
+pub fn chance() -> f64 {
+    let [a, b, c, d, ..] = uuid::Uuid::new_v4().into_bytes();
+    f64::from(u32::from_be_bytes([a, b, c, d])) / (f64::from(u32::MAX) + 1.0)
 }
 
 /// Runs what `make` makes until it returns by itself. Where it panics, `rest` is given the panic's words, waits as long as

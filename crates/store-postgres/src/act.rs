@@ -3,79 +3,36 @@
 use std::time::Duration;
 
 use robata_core::{
-    AttemptId, ErrorKind, JobId, JobState, Reason,
+    AttemptId, ErrorKind, JobId,
     job::{Acted, Cancel, RetryByHand},
-    state::JobEvent,
+    row::JobRow,
     store::Hint,
 };
 
 use crate::{
-    ending::{end_waiting, resolve},
     error::{Result, refused},
-    job_row::{JobRow, job_columns, job_joins},
+    job_row::{self, job_columns, job_joins},
     save,
-    sql::{q, text},
+    sql::{Read as _, q, text},
     tx::Tx,
     waiting,
 };
 
 pub(crate) async fn cancel(tx: &mut Tx, request: &Cancel) -> Result<Acted> {
     let mut row = find(tx, request.job, "store.cancel").await?;
-    let changed = match row.state {
-        JobState::Cancelled => false,
-        JobState::Scheduled | JobState::Queued => {
-            row = end_waiting(tx, row, JobEvent::CancelledWaiting, Reason::Cancelled, None)?;
-            true
-        }
-        JobState::Running if row.cancel_requested_at.is_some() => false,
-        JobState::Running => {
-            row.cancel_requested_at = Some(tx.stamp(row.moved_at));
-            tx.hint_attempt(AttemptId {
-                job: row.id,
-                number: row.attempt,
-            });
-            tx.hint_job(row.id);
-            true
-        }
-        state => {
-            let message = format!(
-                "the job {} is {state}; only a job that waits or runs can be cancelled",
-                row.id
-            );
-            return Err(refused(ErrorKind::Conflict, "store.cancel", message));
-        }
-    };
+    let changed = row.cancel(tx)?;
     acted(tx, row, changed, "cancel", &request.by).await
 }
 
 pub(crate) async fn retry(tx: &mut Tx, request: &RetryByHand) -> Result<Acted> {
     let mut row = find(tx, request.job, "store.retry").await?;
-    if matches!(row.state, JobState::Scheduled | JobState::Queued | JobState::Running) {
-        return acted(tx, row, false, "retry", &request.by).await;
-    }
-    let Some(to) = row.state.after(JobEvent::RetriedByHand) else {
-        let message = format!("the job {} is {}; only a failed job can be retried", row.id, row.state);
-        return Err(refused(ErrorKind::Conflict, "store.retry", message));
-    };
-    if !row.one_off {
-        row.line = resolve(tx, &row.app, &row.job, &row.line, row.queue_chosen);
-    }
-    let now = tx.stamp(row.moved_at);
-    // One attempt more; the platform's budgets, the time to start and the expiry begin anew: a person wants it to run.
-    row.state = to;
-    row.max_attempts = row.counted + 1;
-    row.by_hand = true;
-    row.platform = 0;
-    row.never_set_going = 0;
-    row.run_at = now;
-    row.moved_at = now;
-    row.expires_at = None;
-    row.first_claimed_at = None;
-    row.finished_at = None;
-    row.cancel_requested_at = None;
-    tx.hint(Hint::Line(row.line.clone()));
-    tx.hint_job(row.id);
-    acted(tx, row, true, "retry", &request.by).await
+    let one_off = q("SELECT one_off FROM robata.jobs WHERE seq = $1")
+        .bind(row.seq)
+        .fetch_one(tx.conn())
+        .await?
+        .col("one_off")?;
+    let changed = row.retry_by_hand(tx, one_off)?;
+    acted(tx, row, changed, "retry", &request.by).await
 }
 
 pub(crate) async fn follow(tx: &mut Tx, (attempt, lasting): &(AttemptId, Duration)) -> Result<()> {
@@ -95,7 +52,7 @@ pub(crate) async fn follow(tx: &mut Tx, (attempt, lasting): &(AttemptId, Duratio
             format!("there is no attempt {attempt}"),
         ));
     }
-    tx.hint_attempt(*attempt);
+    tx.tally.hint(Hint::Attempt(*attempt));
     Ok(())
 }
 
@@ -130,5 +87,5 @@ async fn find(tx: &mut Tx, id: JobId, operation: &'static str) -> Result<JobRow>
     .fetch_optional(tx.conn())
     .await?
     .ok_or_else(|| refused(ErrorKind::NotFound, operation, format!("there is no job {id}")))?;
-    JobRow::read(&row)
+    job_row::read(&row)
 }

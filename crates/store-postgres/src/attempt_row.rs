@@ -1,21 +1,17 @@
 //! An attempt's row, read and told.
 
 use robata_core::{
-    AttemptId, AttemptState, Epoch, IncarnationId, Payload, Reason, Timestamp, WaitingReason,
+    AttemptId, IncarnationId, Payload, Timestamp, WaitingReason,
     attempt::{AttemptRecord, HeldAttempt, LogSummary},
     executor::{Handle, RealmId},
-    finish::StopCause,
+    job::Waiting,
+    row::{AttemptRow, number},
 };
 use sqlx::postgres::PgRow;
 
-use crate::{
-    error::Result,
-    job_row::JobRow,
-    sql::Read as _,
-    word::{read_attempt_state, read_log_state, read_stop_cause},
-};
+use crate::{error::Result, job_row, sql::Read as _};
 
-/// The columns that [`AttemptRow::read`] reads, of `robata.attempts a`; other names than a job's.
+/// The columns that [`read`] reads, of `robata.attempts a`; other names than a job's.
 macro_rules! attempt_columns {
     () => {
         "a.seq AS t_seq, a.job_id AS t_job_id, a.number AS t_number, a.holder AS t_holder, a.epoch AS t_epoch, \
@@ -31,82 +27,52 @@ macro_rules! attempt_columns {
 
 pub(crate) use attempt_columns;
 
-/// What writes about an attempt look at and change.
-#[derive(Clone, Debug)]
-pub(crate) struct AttemptRow {
-    pub(crate) seq: i64,
-    pub(crate) id: AttemptId,
-    pub(crate) holder: IncarnationId,
-    pub(crate) epoch: Epoch,
-    pub(crate) state: AttemptState,
-    pub(crate) reason: Option<Reason>,
-    pub(crate) detail: Option<String>,
-    pub(crate) message: Option<String>,
-    pub(crate) exit_code: Option<i32>,
-    pub(crate) signal: Option<i32>,
-    pub(crate) image_digest: Option<String>,
-    pub(crate) realm: Option<RealmId>,
-    pub(crate) handle: Option<Handle>,
-    pub(crate) counted: Option<bool>,
-    pub(crate) stop_cause: Option<StopCause>,
-    pub(crate) moved_at: Timestamp,
-    pub(crate) started_at: Option<Timestamp>,
-    pub(crate) finished_at: Option<Timestamp>,
-    pub(crate) finalised_at: Option<Timestamp>,
-    pub(crate) waiting: Option<(WaitingReason, String, Timestamp)>,
-    pub(crate) log: LogSummary,
-}
-
-impl AttemptRow {
-    pub(crate) fn read(row: &PgRow) -> Result<Self> {
-        let waiting = match row.word_or_none::<WaitingReason>("t_waiting_reason")? {
-            None => None,
-            Some(reason) => Some((
-                reason,
-                row.col::<Option<String>>("t_waiting_message")?.unwrap_or_default(),
-                row.time("t_waiting_since")?,
-            )),
-        };
-        Ok(Self {
-            seq: row.col("t_seq")?,
-            id: AttemptId {
-                job: row.job_id("t_job_id")?,
-                number: row.number("t_number")?,
-            },
-            holder: IncarnationId::from_bytes(row.id_bytes("t_holder")?),
-            epoch: row.long("t_epoch")?,
-            state: read_attempt_state(row.col("t_state")?)?,
-            reason: row.word_or_none("t_reason")?,
-            detail: row.col("t_detail")?,
-            message: row.col("t_message")?,
-            exit_code: row.col("t_exit_code")?,
-            signal: row.col("t_signal")?,
-            image_digest: row.col("t_image_digest")?,
-            realm: row.col::<Option<String>>("t_realm")?.map(RealmId),
-            handle: row.col::<Option<String>>("t_handle")?.map(Handle),
-            counted: row.col("t_counted")?,
-            stop_cause: row
-                .col::<Option<&str>>("t_stop_cause")?
-                .map(read_stop_cause)
-                .transpose()?,
-            moved_at: row.time("t_moved_at")?,
-            started_at: row.time_or_none("t_started_at")?,
-            finished_at: row.time_or_none("t_finished_at")?,
-            finalised_at: row.time_or_none("t_finalised_at")?,
-            waiting,
-            log: LogSummary {
-                state: read_log_state(row.col("t_log_state")?),
-                reason: row.col("t_log_reason")?,
-                bytes: u64::try_from(row.col::<i64>("t_log_bytes")?).unwrap_or_default(),
-            },
-        })
-    }
+/// Reads a row.
+pub(crate) fn read(row: &PgRow) -> Result<AttemptRow> {
+    let waiting = match row.word_or_none::<WaitingReason>("t_waiting_reason")? {
+        None => None,
+        Some(reason) => Some(Waiting {
+            reason,
+            message: row.col("t_waiting_message")?,
+            since: row.time("t_waiting_since")?,
+        }),
+    };
+    Ok(AttemptRow {
+        seq: row.col("t_seq")?,
+        id: AttemptId {
+            job: row.job_id("t_job_id")?,
+            number: row.number("t_number")?,
+        },
+        holder: IncarnationId::from_bytes(row.id_bytes("t_holder")?),
+        epoch: row.long("t_epoch")?,
+        state: row.attempt_state("t_state")?,
+        reason: row.word_or_none("t_reason")?,
+        detail: row.col("t_detail")?,
+        message: row.col("t_message")?,
+        exit_code: row.col("t_exit_code")?,
+        signal: row.col("t_signal")?,
+        image_digest: row.col("t_image_digest")?,
+        realm: row.col::<Option<String>>("t_realm")?.map(RealmId),
+        handle: row.col::<Option<String>>("t_handle")?.map(Handle),
+        counted: row.col("t_counted")?,
+        stop_cause: row.word_or_none("t_stop_cause")?,
+        moved_at: row.time("t_moved_at")?,
+        started_at: row.time_or_none("t_started_at")?,
+        finished_at: row.time_or_none("t_finished_at")?,
+        finalised_at: row.time_or_none("t_finalised_at")?,
+        waiting,
+        log: LogSummary {
+            state: number::log(row.col("t_log_state")?),
+            reason: row.col("t_log_reason")?,
+            bytes: u64::try_from(row.col::<i64>("t_log_bytes")?).unwrap_or_default(),
+        },
+    })
 }
 
 /// A row of attempt, job, `payload` and `request`, as its holder gets it.
 pub(crate) fn held(row: &PgRow, now: Timestamp) -> Result<HeldAttempt> {
-    let attempt = AttemptRow::read(row)?;
-    let job = JobRow::read(row)?;
+    let attempt = read(row)?;
+    let job = job_row::read(row)?;
     Ok(HeldAttempt {
         id: attempt.id,
         epoch: attempt.epoch,
@@ -131,7 +97,7 @@ pub(crate) fn record(row: &PgRow) -> Result<AttemptRecord> {
             number: row.number("number")?,
         },
         counted: row.col("counted")?,
-        state: read_attempt_state(row.col("state")?)?,
+        state: row.attempt_state("state")?,
         reason: row.word_or_none("reason")?,
         detail: row.col("detail")?,
         message: row.col("message")?,
@@ -150,7 +116,7 @@ pub(crate) fn record(row: &PgRow) -> Result<AttemptRecord> {
         started_at: row.time_or_none("started_at")?,
         finished_at: row.time_or_none("finished_at")?,
         log: LogSummary {
-            state: read_log_state(row.col("log_state")?),
+            state: number::log(row.col("log_state")?),
             reason: row.col("log_reason")?,
             bytes: u64::try_from(row.col::<i64>("log_bytes")?).unwrap_or_default(),
         },

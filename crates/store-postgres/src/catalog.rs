@@ -14,7 +14,6 @@ use crate::{
     error::{Result, refused},
     sql::{Read as _, q, text},
     tx::{After, Tx},
-    word::read_job_state,
 };
 
 /// Whoever puts jobs into lines shares this lock, whoever changes the catalog has it alone: else a job that is stored while
@@ -125,9 +124,9 @@ pub(crate) async fn change(tx: &mut Tx, change: &Change) -> Result<Catalog> {
     set_meta(tx.conn(), "catalog_revision", &catalog.revision.to_string()).await?;
     let shared = Arc::clone(&tx.catalog);
     tx.after(After::Catalog(shared));
-    tx.hint(Hint::Catalog);
+    tx.tally.hint(Hint::Catalog);
     // A limit may have been lifted.
-    tx.free_slot();
+    tx.tally.free_slot();
     Ok(catalog)
 }
 
@@ -273,7 +272,7 @@ async fn move_waiting(tx: &mut Tx, app: &AppName, job: &JobName) -> Result<()> {
     .fetch_all(tx.conn())
     .await?;
     for row in moved {
-        let state = read_job_state(row.col("state")?)?;
+        let state = row.job_state("state")?;
         let from: Line = row.line()?;
         let to = Line {
             queue: if row.col("queue_chosen")? {
@@ -284,10 +283,10 @@ async fn move_waiting(tx: &mut Tx, app: &AppName, job: &JobName) -> Result<()> {
             executor: executor.clone().unwrap_or_else(|| from.executor.clone()),
         };
         let n = row.col("n")?;
-        tx.count_many(&from, Some(state), None, n);
-        tx.count_out(&from, -row.col::<i64>("out")?);
-        tx.count_many(&to, None, Some(state), n);
-        tx.hint(Hint::Line(to));
+        tx.tally.count(&from, Some(state), None, n);
+        tx.tally.count_out(&from, -row.col::<i64>("out")?);
+        tx.tally.count(&to, None, Some(state), n);
+        tx.tally.hint(Hint::Line(to));
     }
     Ok(())
 }

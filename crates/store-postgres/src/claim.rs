@@ -1,41 +1,29 @@
 //! Claim: `queued` → `running`, the attempt made and its start request frozen, for a batch in one transaction (PROTOCOL O6).
 
 use std::{
-    collections::{BTreeMap, BTreeSet, HashMap, HashSet},
+    collections::{BTreeSet, HashMap, HashSet},
     sync::Arc,
 };
 
 use robata_core::{
-    AttemptId, AttemptState, JobId, JobState, Payload, Reason, Timestamp,
+    AttemptState, JobId, Payload,
     attempt::{Claim, Claimed, HeldAttempt},
-    definition::Definition,
-    job::{Line, Reference},
-    request::{Origin, StartRequest},
+    job::Line,
+    row::{Candidate, Fit, JobRow, limits, number},
     state::JobEvent,
     store::Hint,
 };
 use sqlx::postgres::PgRow;
 
 use crate::{
-    ending::end_waiting,
     error::Result,
-    job_row::{JobRow, job_columns, no_joins},
+    job_row::{self, job_columns, no_joins},
     lease,
-    limit::{self, Rooms, limits},
+    limit::{self, Rooms},
     pause, save,
     sql::{Read as _, q},
     tx::Tx,
-    word::attempt_state,
 };
-
-/// A job with what its claim needs beside its row.
-struct Candidate {
-    row: JobRow,
-    payload: Payload,
-    env: BTreeMap<String, String>,
-    one_off: Option<Definition>,
-    traceparent: Option<String>,
-}
 
 /// An attempt to be inserted.
 struct NewAttempt {
@@ -71,49 +59,28 @@ pub(crate) async fn run(tx: &mut Tx, claim: &Claim) -> Result<Vec<Claimed>> {
             answers.push(Claimed::Gone);
             continue;
         };
-        if !matches(&candidate.row, line, *reference) {
-            // The same job may stand in the claim again, with the right number.
-            candidates.insert(reference.job, candidate);
-            answers.push(Claimed::Gone);
-            continue;
+        let fit = candidate.fit(line, *reference, paused.contains_key(&line.queue), tx);
+        if !matches!(fit, Fit::Gone) {
+            lines.insert(line);
         }
-        lines.insert(line);
-        if paused.contains_key(&line.queue) {
-            waits.push(candidate.row);
-            answers.push(Claimed::Paused);
-            continue;
-        }
-        if candidate.row.expiry().is_some_and(|at| at <= tx.now) {
-            let words = "it expired before it was started".to_owned();
-            moved.push(end_waiting(
-                tx,
-                candidate.row,
-                JobEvent::Unrunnable,
-                Reason::Expired,
-                Some(words),
-            )?);
-            answers.push(Claimed::Ended(Reason::Expired));
-            continue;
-        }
-        let catalog = Arc::clone(&tx.catalog);
-        let entry = catalog.job(&candidate.row.app, &candidate.row.job);
-        let one_off = candidate.one_off.take();
-        let (definition, version) = match (&one_off, entry) {
-            (Some(own), _) => (own, None),
-            (None, Some(entry)) => (&*entry.definition, Some(entry.version)),
-            (None, None) => {
-                let words = format!(
-                    "the app {} has no definition of the job {} any more",
-                    candidate.row.app, candidate.row.job
-                );
-                let reason = Reason::NoDefinition;
-                moved.push(end_waiting(
-                    tx,
-                    candidate.row,
-                    JobEvent::Unrunnable,
-                    reason,
-                    Some(words),
-                )?);
+        let effective = match fit {
+            Fit::Fits(effective) => effective,
+            Fit::Gone => {
+                // The same job may stand in the claim again, with the right number.
+                candidates.insert(reference.job, candidate);
+                answers.push(Claimed::Gone);
+                continue;
+            }
+            Fit::Paused => {
+                waits.push(candidate.row);
+                answers.push(Claimed::Paused);
+                continue;
+            }
+            Fit::Unrunnable(reason, words) => {
+                candidate
+                    .row
+                    .end_waiting(tx, JobEvent::Unrunnable, reason, Some(words))?;
+                moved.push(candidate.row);
                 answers.push(Claimed::Ended(reason));
                 continue;
             }
@@ -125,27 +92,26 @@ pub(crate) async fn run(tx: &mut Tx, claim: &Claim) -> Result<Vec<Claimed>> {
             continue;
         }
         rooms.take(&limits, 1);
-        let (attempt, row) = freeze(tx, claim, candidate, definition, version)?;
-        answers.push(Claimed::Held(Box::new(attempt.held.clone())));
-        new.push(attempt);
+        let (row, held) = candidate.claim(&effective, claim.claim, tx);
+        answers.push(Claimed::Held(Box::new(held.clone())));
+        new.push(NewAttempt {
+            line: row.line.clone(),
+            request: serde_json::to_string(&held.request)?,
+            held,
+        });
         moved.push(row);
     }
     insert(tx, claim, &worker, &new).await?;
     save::jobs(tx, &moved).await?;
     give_back(tx, &waits).await?;
     for row in &moved {
-        tx.hint_job(row.id);
+        tx.tally.hint(Hint::Job(row.id));
     }
     // The claim has made room in the window of its lines (PROTOCOL O2).
     for line in lines {
-        tx.hint(Hint::Line(line.clone()));
+        tx.tally.hint(Hint::Line(line.clone()));
     }
     Ok(answers)
-}
-
-/// Whether the reference is still the job's next attempt, in this line.
-fn matches(row: &JobRow, line: &Line, reference: Reference) -> bool {
-    row.state.after(JobEvent::Claimed).is_some() && row.attempt + 1 == reference.attempt && row.line == *line
 }
 
 /// The jobs, locked in the order of their ids. It waits for whoever holds one: to skip it would drop a reference that its
@@ -179,81 +145,15 @@ fn candidate(row: &PgRow) -> Result<Candidate> {
     Ok(Candidate {
         payload: payload(row)?,
         env: row.json_or_none("env")?.unwrap_or_default(),
-        one_off: row.json_or_none("definition")?,
+        one_off: row.json_or_none("definition")?.map(Arc::new),
         traceparent: row.col("traceparent")?,
-        row: JobRow::read(row)?,
+        row: job_row::read(row)?,
     })
 }
 
 /// The row's payload.
 pub(crate) fn payload(row: &PgRow) -> Result<Payload> {
     Ok(Payload::from_stored(row.col::<Vec<u8>>("payload")?.into()))
-}
-
-fn freeze(
-    tx: &Tx,
-    claim: &Claim,
-    candidate: Candidate,
-    definition: &Definition,
-    version: Option<u32>,
-) -> Result<(NewAttempt, JobRow)> {
-    let Candidate {
-        mut row,
-        payload,
-        env,
-        traceparent,
-        ..
-    } = candidate;
-    let number = row.attempt + 1;
-    let max_attempts = if row.by_hand {
-        row.max_attempts
-    } else {
-        definition.retry.max_attempts
-    };
-    let request = StartRequest::freeze(
-        definition,
-        &Origin {
-            job: row.id,
-            app: &row.app,
-            name: &row.job,
-            line: &row.line,
-            mark: claim.claim,
-            number,
-            max_attempts,
-            counted: row.counted,
-            enqueued_at: row.created_at,
-            expires_at: row.expiry(),
-            env: &env,
-            traceparent: traceparent.as_deref(),
-            definition_version: version,
-        },
-    );
-    let now: Timestamp = tx.stamp(row.moved_at);
-    row.state = JobState::Running;
-    row.attempt = number;
-    // Kept beside the frozen request, so that what is left of the job's own attempts can be told without reading it.
-    row.max_attempts = max_attempts;
-    row.moved_at = now;
-    let first_claimed_at = *row.first_claimed_at.get_or_insert(now);
-    let new = NewAttempt {
-        line: row.line.clone(),
-        request: serde_json::to_string(&request)?,
-        held: HeldAttempt {
-            id: AttemptId { job: row.id, number },
-            epoch: 1,
-            state: AttemptState::Starting,
-            request,
-            payload,
-            first_claimed_at,
-            now: tx.now,
-            handle: None,
-            realm: None,
-            started_at: None,
-            stop_cause: None,
-            cancel_requested: false,
-        },
-    };
-    Ok((new, row))
 }
 
 async fn insert(tx: &mut Tx, claim: &Claim, worker: &str, new: &[NewAttempt]) -> Result<()> {
@@ -284,7 +184,7 @@ async fn insert(tx: &mut Tx, claim: &Claim, worker: &str, new: &[NewAttempt]) ->
     .bind(claim.incarnation.uuid())
     .bind(claim.claim.uuid())
     .bind(worker)
-    .bind(attempt_state(AttemptState::Starting))
+    .bind(number::of_attempt(AttemptState::Starting))
     .bind(tx.now.as_millis())
     .execute(tx.conn())
     .await?;
@@ -307,7 +207,7 @@ async fn give_back(tx: &mut Tx, rows: &[JobRow]) -> Result<()> {
     for row in given {
         if row.col("out")? {
             let line = row.line()?;
-            tx.count_out(&line, -1);
+            tx.tally.count_out(&line, -1);
         }
     }
     Ok(())

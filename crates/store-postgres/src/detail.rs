@@ -7,7 +7,7 @@ use crate::{
     attempt_row,
     claim::payload,
     error::{Result, refused},
-    job_row::{JobRow, job_columns, job_joins},
+    job_row::{self, job_columns, job_joins},
     sql::{Read as _, q},
     tx::Tx,
     waiting,
@@ -31,7 +31,7 @@ pub(crate) async fn job(tx: &mut Tx, id: &JobId) -> Result<JobDetail> {
         .fetch_all(tx.conn())
         .await?;
     let attempts = attempts.iter().map(attempt_row::record).collect::<Result<_>>()?;
-    let job = waiting::tell(tx, JobRow::read(&row)?).await?;
+    let job = waiting::tell(tx, job_row::read(&row)?).await?;
     Ok(JobDetail { job, payload, attempts })
 }
 

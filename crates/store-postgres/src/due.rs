@@ -3,16 +3,11 @@
 
 use std::collections::BTreeSet;
 
-use robata_core::{
-    Reason, Timestamp,
-    state::JobEvent,
-    store::{Due, Hint},
-};
+use robata_core::{Reason, Timestamp, state::JobEvent, store::Due};
 
 use crate::{
-    ending::end_waiting,
     error::Result,
-    job_row::{JobRow, job_columns, job_joins},
+    job_row::{self, job_columns, job_joins},
     save,
     sql::{Read as _, limit, q},
     tx::Tx,
@@ -36,18 +31,13 @@ pub(crate) async fn run(tx: &mut Tx, max: &usize) -> Result<Due> {
     // Left out where they cannot be read, and not waited for.
     let mut unreadable: Vec<i64> = Vec::new();
     for row in &expired {
-        let Some(read) = tx.shared.readable(row, JobRow::read(row))? else {
+        let Some(mut job) = tx.shared.readable(row, job_row::read(row))? else {
             unreadable.push(row.col("seq")?);
             continue;
         };
         let words = "it expired while it waited".to_owned();
-        rows.push(end_waiting(
-            tx,
-            read,
-            JobEvent::Unrunnable,
-            Reason::Expired,
-            Some(words),
-        )?);
+        job.end_waiting(tx, JobEvent::Unrunnable, Reason::Expired, Some(words))?;
+        rows.push(job);
     }
     let ended: BTreeSet<_> = rows.iter().map(|row| row.id).collect();
     let due = q(concat!(
@@ -64,26 +54,17 @@ pub(crate) async fn run(tx: &mut Tx, max: &usize) -> Result<Due> {
     let mut lines = BTreeSet::new();
     let mut moved = 0;
     for row in &due {
-        let Some(mut row) = tx.shared.readable(row, JobRow::read(row))? else {
+        let Some(mut job) = tx.shared.readable(row, job_row::read(row))? else {
             unreadable.push(row.col("seq")?);
             continue;
         };
-        if ended.contains(&row.id) {
-            continue;
-        }
-        if let Some(to) = row.state.after(JobEvent::Due) {
-            row.state = to;
-            row.moved_at = tx.stamp(row.moved_at);
-            tx.hint_job(row.id);
-            lines.insert(row.line.clone());
-            rows.push(row);
+        if !ended.contains(&job.id) && job.due(tx) {
+            lines.insert(job.line.clone());
+            rows.push(job);
             moved += 1;
         }
     }
     save::jobs(tx, &rows).await?;
-    for line in &lines {
-        tx.hint(Hint::Line(line.clone()));
-    }
     Ok(Due {
         moved,
         lines: lines.into_iter().collect(),

@@ -7,15 +7,15 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
 use robata_core::{
     Error, ErrorKind, JobId, JobState,
-    job::{Enqueue, Enqueued, JobRecord, Line, NewJob, When},
+    job::{Enqueue, Enqueued, JobRecord, NewJob},
+    row::JobRow,
     store::Hint,
 };
 
 use crate::{
-    ending::resolve,
     error::{Fault, Result},
     insert::{self, New},
-    job_row::{JobRow, job_columns, job_joins},
+    job_row::{self, job_columns, job_joins},
     shared::Colours,
     sql::{Read as _, q},
     tx::Tx,
@@ -64,20 +64,20 @@ pub(crate) async fn run(tx: &mut Tx, requests: &[Enqueue]) -> Result<Vec<Result<
     insert::run(tx, &mut group.new).await?;
     let mut lines = HashSet::new();
     for new in &group.new {
-        tx.count(&new.line, None, Some(new.state));
-        if new.state == JobState::Scheduled {
-            tx.hint(Hint::Due(new.run_at.since(tx.now)));
-        } else if lines.insert(&new.line) {
-            tx.hint(Hint::Line(new.line.clone()));
+        tx.tally.count(&new.row.line, None, Some(new.row.state), 1);
+        if new.row.state == JobState::Scheduled {
+            tx.tally.hint(Hint::Due(new.row.run_at.since(tx.now)));
+        } else if lines.insert(&new.row.line) {
+            tx.tally.hint(Hint::Line(new.row.line.clone()));
         }
     }
     let colours = waiting::recent_colours(tx).await?;
-    let new: HashMap<i64, &New<'_>> = group.new.iter().map(|new| (new.seq, new)).collect();
+    let new: HashMap<i64, &New<'_>> = group.new.iter().map(|new| (new.row.seq, new)).collect();
     let stored = read_stored(tx, &fates).await?;
     let told = |fate| match fate {
         Fate::Bad(error) => Err(error),
         Fate::New(seq) => Ok(Enqueued {
-            job: tell_new(tx, new[&seq], &colours),
+            job: tell_new(new[&seq], &colours),
             replayed: false,
         }),
         Fate::Stored(seq, replayed) => match stored.get(&seq) {
@@ -146,24 +146,13 @@ fn decide<'a>(tx: &Tx, group: &mut Group<'a>, job: &'a NewJob) -> Result<Fate> {
     if let Some(seq) = group.ids.get(&job.id).or_else(|| group.stored_ids.get(&job.id)) {
         return Ok(Fate::Stored(*seq, own.is_none()));
     }
-    let (state, run_at) = match job.when {
-        When::Now => (JobState::Queued, tx.now),
-        When::In(delay) if delay.is_zero() => (JobState::Queued, tx.now),
-        When::In(delay) => (JobState::Scheduled, tx.now.plus(delay)),
-        When::At(at) if at <= tx.now => (JobState::Queued, at),
-        When::At(at) => (JobState::Scheduled, at),
-    };
     let map = |map: &BTreeMap<String, String>| (!map.is_empty()).then(|| serde_json::to_string(map)).transpose();
     let Some(seq) = group.fresh.pop() else {
         return Err(Fault::BadRow("the sequence of jobs gave too few numbers".to_owned()));
     };
     group.new.push(New {
-        seq,
+        row: JobRow::new(seq, job, tx),
         job,
-        line: line(tx, job),
-        state,
-        run_at,
-        expires_at: job.expires_in.map(|time| run_at.plus(time)),
         labels: map(&job.labels)?,
         definition: job.definition.as_ref().map(serde_json::to_string).transpose()?,
         env: map(&job.env)?,
@@ -177,14 +166,6 @@ fn decide<'a>(tx: &Tx, group: &mut Group<'a>, job: &'a NewJob) -> Result<Fate> {
         group.keys.insert((job.app.as_str(), key.key.as_str()), known);
     }
     Ok(Fate::New(seq))
-}
-
-/// The line by the catalog, which does not change before this transaction's end: the enqueuer may have looked at an older one.
-fn line(tx: &Tx, job: &NewJob) -> Line {
-    if job.definition.is_some() {
-        return job.line.clone();
-    }
-    resolve(tx, &job.app, &job.job, &job.line, job.queue_chosen)
 }
 
 pub(crate) fn key_reused(key: &str, operation: &'static str) -> Error {
@@ -265,42 +246,9 @@ async fn find_keys(tx: &mut Tx, requests: &[Enqueue], group: &mut Group<'_>) -> 
     Ok(())
 }
 
-fn tell_new(tx: &Tx, new: &New<'_>, colours: &Colours) -> JobRecord {
-    let job = new.job;
-    let row = JobRow {
-        seq: new.seq,
-        id: job.id,
-        app: job.app.clone(),
-        job: job.job.clone(),
-        line: new.line.clone(),
-        queue_chosen: job.queue_chosen,
-        one_off: job.definition.is_some(),
-        state: new.state,
-        reason: None,
-        message: None,
-        labels: job.labels.clone(),
-        priority: job.priority,
-        attempt: 0,
-        max_attempts: job.max_attempts,
-        by_hand: false,
-        counted: 0,
-        platform: 0,
-        never_set_going: 0,
-        key: job.key.as_ref().map(|key| key.key.clone()),
-        created_at: tx.now,
-        run_at: new.run_at,
-        expires_at: new.expires_at,
-        moved_at: tx.now,
-        first_claimed_at: None,
-        started_at: None,
-        finished_at: None,
-        cancel_requested_at: None,
-        published_at: None,
-        starting: None,
-        was: None,
-    };
-    let waiting = waiting::why(&row, colours, false);
-    row.tell(waiting)
+fn tell_new(new: &New<'_>, colours: &Colours) -> JobRecord {
+    let waiting = waiting::why(&new.row, colours, false);
+    new.row.clone().tell(waiting)
 }
 
 /// Jobs that were stored before, or earlier in this group, as they stand now.
@@ -333,7 +281,7 @@ pub(crate) async fn stored_jobs(tx: &mut Tx, seqs: BTreeSet<i64>) -> Result<Hash
     .await?;
     let mut read = Vec::with_capacity(rows.len());
     for row in &rows {
-        read.extend(tx.shared.readable(row, JobRow::read(row))?);
+        read.extend(tx.shared.readable(row, job_row::read(row))?);
     }
     let rows = read;
     let seqs: Vec<_> = rows.iter().map(|row| row.seq).collect();

@@ -1,8 +1,9 @@
 //! New jobs in one statement: jobs, data, outbox, labels and keys, from arrays (`unnest`).
 
 use robata_core::{
-    JobState, Timestamp,
-    job::{Line, NewJob},
+    Timestamp,
+    job::NewJob,
+    row::{JobRow, number},
 };
 use sqlx::Row as _;
 
@@ -10,17 +11,12 @@ use crate::{
     error::{Fault, Result},
     sql::q,
     tx::Tx,
-    word::job_state,
 };
 
 /// A job to be inserted.
 pub(crate) struct New<'a> {
-    pub(crate) seq: i64,
+    pub(crate) row: JobRow,
     pub(crate) job: &'a NewJob,
-    pub(crate) line: Line,
-    pub(crate) state: JobState,
-    pub(crate) run_at: Timestamp,
-    pub(crate) expires_at: Option<Timestamp>,
     pub(crate) labels: Option<String>,
     pub(crate) definition: Option<String>,
     pub(crate) env: Option<String>,
@@ -35,7 +31,7 @@ pub(crate) async fn run(tx: &mut Tx, new: &mut [New<'_>]) -> Result<()> {
     new.sort_unstable_by_key(|new| new.job.id);
     let mut keyed: Vec<_> = new
         .iter()
-        .filter_map(|new| Some((new.job.app.as_str(), new.job.key.as_ref()?, new.seq)))
+        .filter_map(|new| Some((new.job.app.as_str(), new.job.key.as_ref()?, new.row.seq)))
         .collect();
     keyed.sort_unstable_by_key(|(app, key, _)| (*app, key.key.as_str()));
     let labels: Vec<_> = new
@@ -44,7 +40,7 @@ pub(crate) async fn run(tx: &mut Tx, new: &mut [New<'_>]) -> Result<()> {
             new.job
                 .labels
                 .iter()
-                .map(|(key, value)| (key.as_str(), value.as_str(), new.seq))
+                .map(|(key, value)| (key.as_str(), value.as_str(), new.row.seq))
         })
         .collect();
     macro_rules! each {
@@ -80,20 +76,20 @@ pub(crate) async fn run(tx: &mut Tx, new: &mut [New<'_>]) -> Result<()> {
              SELECT * FROM unnest($24::text[], $25::text[], $26::bigint[]))
          SELECT (SELECT count(*) FROM j) AS jobs, (SELECT count(*) FROM k) AS keys",
     )
-    .bind(each!(new, |new| new.seq))
+    .bind(each!(new, |new| new.row.seq))
     .bind(each!(new, |new| new.job.id.uuid()))
     .bind(each!(new, |new| new.job.app.as_str()))
     .bind(each!(new, |new| new.job.job.as_str()))
-    .bind(each!(new, |new| new.line.queue.as_str()))
-    .bind(each!(new, |new| new.line.executor.as_str()))
+    .bind(each!(new, |new| new.row.line.queue.as_str()))
+    .bind(each!(new, |new| new.row.line.executor.as_str()))
     .bind(each!(new, |new| new.job.queue_chosen))
-    .bind(each!(new, |new| job_state(new.state)))
+    .bind(each!(new, |new| number::of_job(new.row.state)))
     .bind(each!(new, |new| -i16::from(new.job.priority)))
     .bind(each!(new, |new| i64::from(new.job.max_attempts)))
     .bind(each!(new, |new| new.labels.as_deref()))
     .bind(each!(new, |new| new.job.key.as_ref().map(|key| key.key.as_str())))
-    .bind(each!(new, |new| new.run_at.as_millis()))
-    .bind(each!(new, |new| new.expires_at.map(Timestamp::as_millis)))
+    .bind(each!(new, |new| new.row.run_at.as_millis()))
+    .bind(each!(new, |new| new.row.expires_at.map(Timestamp::as_millis)))
     .bind(each!(new, |new| &new.job.payload.bytes()[..]))
     .bind(each!(new, |new| new.env.as_deref()))
     .bind(each!(new, |new| new.definition.as_deref()))

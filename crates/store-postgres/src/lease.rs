@@ -97,7 +97,7 @@ pub(crate) async fn register(tx: &mut Tx, request: &Register) -> Result<()> {
     }
     tx.after(After::Colours);
     // Lines of these executors have a worker now.
-    tx.free_slot();
+    tx.tally.free_slot();
     Ok(())
 }
 
@@ -176,7 +176,7 @@ pub(crate) async fn release(tx: &mut Tx, id: &IncarnationId) -> Result<()> {
         return Err(has_ended(*id, "store.release"));
     }
     tx.after(After::Colours);
-    tx.hint(Hint::Orphans);
+    tx.tally.hint(Hint::Orphans);
     Ok(())
 }
 
@@ -250,7 +250,7 @@ pub(crate) async fn judge(tx: &mut Tx, (): &()) -> Result<usize> {
     let ended = usize::try_from(done.rows_affected()).unwrap_or(usize::MAX);
     if ended > 0 {
         tx.after(After::Colours);
-        tx.hint(Hint::Orphans);
+        tx.tally.hint(Hint::Orphans);
     }
     Ok(ended)
 }

@@ -10,7 +10,6 @@ mod config;
 mod db;
 mod detail;
 mod due;
-mod ending;
 mod enqueue;
 mod error;
 mod facts;
@@ -36,7 +35,6 @@ mod sql;
 mod store;
 mod tx;
 mod waiting;
-mod word;
 
 pub use config::{Listen, Migrate, PostgresConfig};
 pub use facts::{Facts, facts};

@@ -2,45 +2,18 @@
 
 use std::collections::{BTreeSet, HashMap};
 
-use robata_core::{AppName, JobName, QueueName, definition::Catalog};
+use robata_core::row::Scope;
 use sqlx::{PgConnection, Row as _};
 
 use crate::{error::Result, sql::q};
 
-/// What a limit is on.
-#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub(crate) enum Scope {
-    Queue(QueueName),
-    App(AppName),
-    Definition(AppName, JobName),
-}
-
-impl Scope {
-    /// The key of its row; a slash stands in no name of an app or queue.
-    fn key(&self) -> String {
-        match self {
-            Self::Queue(queue) => format!("queue/{queue}"),
-            Self::App(app) => format!("app/{app}"),
-            Self::Definition(app, job) => format!("definition/{app}/{job}"),
-        }
+/// The key of a limit's row; a slash stands in no name of an app or queue.
+fn key(scope: &Scope) -> String {
+    match scope {
+        Scope::Queue(queue) => format!("queue/{queue}"),
+        Scope::App(app) => format!("app/{app}"),
+        Scope::Definition(app, job) => format!("definition/{app}/{job}"),
     }
-}
-
-/// The limits that a job comes under.
-pub(crate) fn limits(catalog: &Catalog, queue: &QueueName, app: &AppName, job: &JobName) -> Vec<(Scope, u32)> {
-    let of_queue = catalog
-        .queues
-        .get(queue)
-        .and_then(|settings| settings.max_running)
-        .map(|limit| (Scope::Queue(queue.clone()), limit));
-    let entry = catalog.apps.get(app);
-    let of_app = entry
-        .and_then(|entry| entry.max_running)
-        .map(|limit| (Scope::App(app.clone()), limit));
-    let of_definition = entry
-        .and_then(|entry| entry.jobs.get(job)?.definition.max_running)
-        .map(|limit| (Scope::Definition(app.clone(), job.clone()), limit));
-    [of_queue, of_app, of_definition].into_iter().flatten().collect()
 }
 
 /// Locks the rows of these limits, in the order of their keys (PROTOCOL O6): until the transaction's end nobody else takes
@@ -49,7 +22,7 @@ pub(crate) async fn lock(conn: &mut PgConnection, scopes: BTreeSet<Scope>) -> Re
     if scopes.is_empty() {
         return Ok(());
     }
-    let mut keys: Vec<_> = scopes.iter().map(Scope::key).collect();
+    let mut keys: Vec<_> = scopes.iter().map(key).collect();
     keys.sort_unstable();
     let locked = q("SELECT scope FROM robata.limits WHERE scope = ANY($1) ORDER BY scope FOR UPDATE")
         .bind(&keys)

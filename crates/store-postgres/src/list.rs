@@ -1,7 +1,12 @@
 //! Lists of jobs, newest first: a walk down one index, of each state or app where its rows come after those, merged. No
 //! OFFSET, nothing sorted but the merged pages.
 
-use robata_core::{AppName, JobId, Timestamp, job::JobRecord, store::ListJobs};
+use robata_core::{
+    AppName, JobId, Timestamp,
+    job::JobRecord,
+    row::{JobRow, number},
+    store::ListJobs,
+};
 use sqlx::{
     Arguments as _, AssertSqlSafe, PgConnection, Row as _,
     postgres::{PgArguments, PgRow},
@@ -9,11 +14,10 @@ use sqlx::{
 
 use crate::{
     error::{Fault, Result},
-    job_row::{JobRow, job_columns, job_joins},
+    job_row::{self, job_columns, job_joins},
     sql::{Read as _, limit, q},
     tx::Tx,
     waiting,
-    word::{ALL, SUCCEEDED, job_state},
 };
 
 /// A page has at most so many.
@@ -37,10 +41,13 @@ enum Walk {
 
 pub(crate) async fn jobs(tx: &mut Tx, list: &ListJobs) -> Result<Vec<JobRecord>> {
     let most = list.limit.clamp(1, MAX_PAGE);
-    let mut states: Vec<i16> = list.states.iter().map(|state| job_state(*state)).collect();
+    let mut states: Vec<i16> = list.states.iter().map(|state| number::of_job(*state)).collect();
     if states.is_empty() && list.reason.is_some() {
         // What succeeded has no reason.
-        states = ALL.into_iter().filter(|state| *state != SUCCEEDED).collect();
+        states = number::ALL
+            .into_iter()
+            .filter(|state| *state != number::SUCCEEDED)
+            .collect();
     }
     states.sort_unstable();
     states.dedup();
@@ -70,7 +77,11 @@ pub(crate) async fn jobs(tx: &mut Tx, list: &ListJobs) -> Result<Vec<JobRecord>>
     } else {
         // In these indexes a job's place comes after its state: a page of each state, then the newest of all. A definition's
         // comes after its app, too: where that is not named, a page of each app that has one.
-        let each = if states.is_empty() { ALL.to_vec() } else { states };
+        let each = if states.is_empty() {
+            number::ALL.to_vec()
+        } else {
+            states
+        };
         let mut lists = vec![list.clone()];
         if let (None, Some(job)) = (&list.app, &list.job) {
             lists.clear();
@@ -146,7 +157,7 @@ async fn page(
         let rows = stretch(tx.conn(), list, walk, states, (from, to), want).await?;
         for row in &rows {
             to = row.col("seq")?;
-            read.extend(tx.shared.readable(row, JobRow::read(row))?);
+            read.extend(tx.shared.readable(row, job_row::read(row))?);
         }
         if rows.len() < want || read.len() >= most {
             return Ok(read);

@@ -7,16 +7,16 @@ use robata_core::{
     executor::RealmId,
     finish::{End, Outcome},
     request::StartRequest,
+    row,
 };
 use sqlx::postgres::PgRow;
 use uuid::Uuid;
 
 use crate::{
     adopt::orphan_holders,
-    attempt_row::{AttemptRow, attempt_columns},
-    ending::end_attempt,
+    attempt_row::{self, attempt_columns},
     error::{Result, refused},
-    job_row::{JobRow, job_columns, job_joins},
+    job_row::{self, job_columns, job_joins},
     lease::{self, StoredExecutor},
     save,
     sql::{Read as _, limit, q},
@@ -51,16 +51,16 @@ macro_rules! lost_query {
 /// Ends attempts as lost, each with its words.
 async fn end_lost(tx: &mut Tx, rows: &[(PgRow, String)]) -> Result<Vec<AttemptId>> {
     let (mut attempts, mut jobs) = (Vec::with_capacity(rows.len()), Vec::with_capacity(rows.len()));
-    for (row, words) in rows {
+    for (read, words) in rows {
         let outcome = Outcome::new(End::Lost).with_message(words.as_str());
         let end = |tx: &mut Tx| {
-            let (mut attempt, mut job) = (AttemptRow::read(row)?, JobRow::read(row)?);
-            let request: StartRequest = row.json("request")?;
-            end_attempt(tx, &mut attempt, &mut job, &request, &outcome)?;
+            let (mut attempt, mut job) = (attempt_row::read(read)?, job_row::read(read)?);
+            let request: StartRequest = read.json("request")?;
+            row::end(&mut attempt, &mut job, &request, &outcome, tx)?;
             Ok((attempt, job))
         };
         let ended = end(tx);
-        if let Some((attempt, job)) = tx.shared.readable(row, ended)? {
+        if let Some((attempt, job)) = tx.shared.readable(read, ended)? {
             attempts.push(attempt);
             jobs.push(job);
         }

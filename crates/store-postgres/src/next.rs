@@ -9,12 +9,13 @@ use std::{
 use robata_core::{
     AppName, JobId, JobName,
     job::{Line, Reference},
+    row::{Scope, limits},
     store::Window,
 };
 
 use crate::{
     error::Result,
-    limit::{Rooms, Scope, limits},
+    limit::Rooms,
     pause,
     shared::{Colours, Shared},
     sql::{Read as _, limit, q},

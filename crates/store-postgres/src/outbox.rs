@@ -74,10 +74,10 @@ pub(crate) async fn published(tx: &mut Tx, published: &Published) -> Result<()> 
         if row.col("out")? {
             out += 1;
         } else {
-            tx.hint(Hint::Line(published.line.clone()));
+            tx.tally.hint(Hint::Line(published.line.clone()));
         }
     }
-    tx.count_out(&published.line, out);
+    tx.tally.count_out(&published.line, out);
     Ok(())
 }
 
@@ -110,9 +110,9 @@ pub(crate) async fn void(tx: &mut Tx, (line, what): &(Line, Void)) -> Result<usi
     };
     let done = query.execute(tx.conn()).await?.rows_affected();
     let n = i64::try_from(done).unwrap_or(i64::MAX);
-    tx.count_out(line, -n);
+    tx.tally.count_out(line, -n);
     if n > 0 {
-        tx.hint(Hint::Line(line.clone()));
+        tx.tally.hint(Hint::Line(line.clone()));
     }
     Ok(usize::try_from(done).unwrap_or(usize::MAX))
 }

@@ -97,7 +97,7 @@ pub(crate) async fn change(tx: &mut Tx, change: &Change) -> Result<bool> {
             .await?;
         for row in rows {
             let line = row.line()?;
-            tx.hint(Hint::Line(line));
+            tx.tally.hint(Hint::Line(line));
         }
     }
     Ok(changed)

@@ -2,14 +2,18 @@
 
 use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
-use robata_core::{AppName, AttemptId, definition::Retention, store::Pruned};
+use robata_core::{
+    AppName, AttemptId,
+    definition::Retention,
+    row::number::{CANCELLED, FAILED, SUCCEEDED},
+    store::Pruned,
+};
 use sqlx::postgres::PgRow;
 
 use crate::{
     error::Result,
     sql::{Read as _, limit, q},
     tx::Tx,
-    word::{CANCELLED, FAILED, SUCCEEDED},
 };
 
 /// Idempotency keys are kept at least this long after their job's end (PROTOCOL I3), and the job with its key: a replay

@@ -1,20 +1,19 @@
 //! Writes about attempts: a group's rows are read under their locks in one statement, each write is refused or done by itself
-//! in memory (a compare-and-set on holder, epoch and the table of moves), and what changed is saved in one statement.
+//! in memory, and what changed is saved in one statement.
 
 use std::collections::{BTreeSet, HashMap};
 
 use robata_core::{
-    AttemptId, AttemptState, Error, ErrorKind, IncarnationId,
-    attempt::{AttemptChange, AttemptWrite, Written, may_write},
+    AttemptId, Error, ErrorKind, IncarnationId, JobId,
+    attempt::{AttemptChange, AttemptWrite, Written},
     request::StartRequest,
-    state::AttemptEvent,
+    row::{AttemptRow, JobRow, Touched},
 };
 
 use crate::{
-    attempt_row::{AttemptRow, attempt_columns},
-    ending::end_attempt,
+    attempt_row::{self, attempt_columns},
     error::{Fault, Result, refused},
-    job_row::{JobRow, job_columns, no_joins},
+    job_row::{self, job_columns, no_joins},
     lease, save,
     sql::{Read as _, q},
     tx::Tx,
@@ -23,9 +22,9 @@ use crate::{
 /// Attempts with their jobs, locked.
 struct Rows {
     attempts: HashMap<AttemptId, (AttemptRow, Option<StartRequest>)>,
-    jobs: HashMap<robata_core::JobId, JobRow>,
+    jobs: HashMap<JobId, JobRow>,
     changed: BTreeSet<AttemptId>,
-    jobs_changed: BTreeSet<robata_core::JobId>,
+    jobs_changed: BTreeSet<JobId>,
     ended_leases: BTreeSet<IncarnationId>,
     unreadable: BTreeSet<AttemptId>,
 }
@@ -107,7 +106,13 @@ async fn read(tx: &mut Tx, writes: &[&AttemptWrite]) -> Result<Rows> {
         unreadable: BTreeSet::new(),
     };
     for row in &rows {
-        let made = || Ok((AttemptRow::read(row)?, row.json_or_none("request")?, JobRow::read(row)?));
+        let made = || {
+            Ok((
+                attempt_row::read(row)?,
+                row.json_or_none("request")?,
+                job_row::read(row)?,
+            ))
+        };
         match tx.shared.readable(row, made())? {
             Some((attempt, request, job)) => {
                 read.attempts.insert(attempt.id, (attempt, request));
@@ -140,23 +145,11 @@ fn one(tx: &mut Tx, rows: &mut Rows, write: &AttemptWrite) -> Result<Written> {
     };
     let (attempt, request) = rows.attempts.get_mut(&write.attempt).ok_or_else(unknown)?;
     let job = rows.jobs.get_mut(&write.attempt.job).ok_or_else(unknown)?;
-    if !may_write((attempt.holder, attempt.epoch), (write.incarnation, write.epoch)) {
-        let message = format!(
-            "the attempt {} has the epoch {}, held by {}",
-            attempt.id, attempt.epoch, attempt.holder
-        );
-        return Err(refused(ErrorKind::Fenced, "store.record", message));
-    }
-    // On copies: a refusal leaves nothing behind.
-    let (mut new_attempt, mut new_job) = (attempt.clone(), job.clone());
-    let done = change(tx, &mut new_attempt, &mut new_job, request.as_ref(), &write.change)?;
-    if done != Done::Nothing {
-        *attempt = new_attempt;
+    let touched = attempt.write(job, request.as_ref(), write, tx)?;
+    if touched != Touched::Nothing {
         rows.changed.insert(write.attempt);
-        tx.hint_job(write.attempt.job);
     }
-    if done == Done::Both {
-        *job = new_job;
+    if touched == Touched::Both {
         rows.jobs_changed.insert(write.attempt.job);
     }
     Ok(Written {
@@ -164,98 +157,4 @@ fn one(tx: &mut Tx, rows: &mut Rows, write: &AttemptWrite) -> Result<Written> {
         job: job.state,
         cancel_requested: job.cancel_requested_at.is_some(),
     })
-}
-
-/// What a change has touched.
-#[derive(PartialEq)]
-enum Done {
-    Nothing,
-    Attempt,
-    Both,
-}
-
-fn change(
-    tx: &mut Tx,
-    attempt: &mut AttemptRow,
-    job: &mut JobRow,
-    request: Option<&StartRequest>,
-    change: &AttemptChange,
-) -> Result<Done> {
-    let (id, state) = (attempt.id, attempt.state);
-    let conflict = |what: &str| {
-        let message = format!("the attempt {id} is {state} and cannot {what}");
-        Err(refused(ErrorKind::Conflict, "store.record", message))
-    };
-    let live = state.is_live();
-    match change {
-        AttemptChange::Ended(outcome) if live => {
-            let request = request.ok_or_else(|| Fault::BadRow(format!("the attempt {id} has no start request")))?;
-            end_attempt(tx, attempt, job, request, outcome)?;
-            Ok(Done::Both)
-        }
-        // Sent again after a lost answer.
-        AttemptChange::Ended(_) => Ok(Done::Nothing),
-        AttemptChange::Finalised(_) if live => conflict("be finalised before it ended"),
-        AttemptChange::Finalised(_) if attempt.finalised_at.is_some() => Ok(Done::Nothing),
-        AttemptChange::Finalised(summary) => {
-            attempt.finalised_at = Some(tx.stamp(attempt.moved_at));
-            attempt.log = summary.clone();
-            Ok(Done::Attempt)
-        }
-        _ if !live => conflict("be written about any more"),
-        AttemptChange::Waiting(None) => {
-            attempt.waiting = None;
-            Ok(Done::Attempt)
-        }
-        AttemptChange::Waiting(Some(_)) if state != AttemptState::Starting => conflict("wait to be started"),
-        AttemptChange::Waiting(Some((reason, message))) => {
-            // Since the reason's beginning, though its message changes.
-            let since = match &attempt.waiting {
-                Some((known, _, since)) if known == reason => *since,
-                _ => tx.stamp(attempt.moved_at),
-            };
-            attempt.waiting = Some((*reason, message.clone(), since));
-            Ok(Done::Attempt)
-        }
-        AttemptChange::Prepared {
-            realm,
-            handle,
-            image_digest,
-        } => match (&attempt.handle, &attempt.realm) {
-            (None, _) => {
-                attempt.realm = Some(realm.clone());
-                attempt.handle = Some(handle.clone());
-                attempt.image_digest.clone_from(image_digest);
-                Ok(Done::Attempt)
-            }
-            (Some(known), Some(in_realm)) if known == handle && in_realm == realm => Ok(Done::Nothing),
-            _ => conflict("have a second thing in its engine"),
-        },
-        AttemptChange::Started { at } => {
-            attempt.state = state.after(AttemptEvent::Started).unwrap_or(state);
-            attempt.started_at.get_or_insert(*at);
-            attempt.moved_at = tx.stamp(attempt.moved_at);
-            attempt.waiting = None;
-            if job.started_at.is_some() {
-                return Ok(Done::Attempt);
-            }
-            job.started_at = Some((*at).max(job.created_at));
-            Ok(Done::Both)
-        }
-        AttemptChange::Stopping(cause) => match state.after(AttemptEvent::StopDecided) {
-            Some(to) => {
-                attempt.state = to;
-                attempt.stop_cause = Some(*cause);
-                attempt.moved_at = tx.stamp(attempt.moved_at);
-                Ok(Done::Attempt)
-            }
-            None if attempt.stop_cause == Some(*cause) => Ok(Done::Nothing),
-            None => conflict("be stopped for another cause"),
-        },
-        _ => Err(refused(
-            ErrorKind::Unsupported,
-            "store.record",
-            "this store does not know this change",
-        )),
-    }
 }

@@ -1,15 +1,17 @@
 //! Writes rows that were read under their locks and changed in memory: one statement for many, whatever changed in each.
 
-use robata_core::{JobState, Reason, Timestamp, finish::StopCause, job::Line};
+use robata_core::{
+    JobState, Reason, Timestamp,
+    finish::StopCause,
+    job::Line,
+    row::{AttemptRow, JobRow, number},
+};
 use uuid::Uuid;
 
 use crate::{
-    attempt_row::AttemptRow,
     error::Result,
-    job_row::JobRow,
     sql::{Read as _, q, text},
     tx::Tx,
-    word::{attempt_state, job_state, log_state},
 };
 
 /// Collects one value of each row.
@@ -51,7 +53,7 @@ pub(crate) async fn jobs(tx: &mut Tx, rows: &[JobRow]) -> Result<()> {
     .bind(each(rows, |row| row.seq))
     .bind(each(rows, |row| row.line.queue.as_str()))
     .bind(each(rows, |row| row.line.executor.as_str()))
-    .bind(each(rows, |row| job_state(row.state)))
+    .bind(each(rows, |row| number::of_job(row.state)))
     .bind(each(rows, |row| row.reason.map(Reason::as_str)))
     .bind(each(rows, |row| words(row.message.as_ref())))
     .bind(each(rows, |row| int(row.attempt)))
@@ -71,17 +73,12 @@ pub(crate) async fn jobs(tx: &mut Tx, rows: &[JobRow]) -> Result<()> {
     .await?;
     let (mut out, mut into) = (Vec::new(), Vec::new());
     for row in rows {
-        let was = row.was.as_ref();
-        if was.is_some_and(|(state, line)| *state == row.state && *line == row.line) {
+        if !tx.tally.count_move(row) {
             continue;
         }
-        if let Some((state, line)) = was {
-            tx.count(line, Some(*state), None);
-            if *state == JobState::Queued {
-                out.push(row.id.uuid());
-            }
+        if matches!(row.was, Some((JobState::Queued, _))) {
+            out.push(row.id.uuid());
         }
-        tx.count(&row.line, None, Some(row.state));
         if row.state == JobState::Queued {
             into.push(row);
         }
@@ -102,7 +99,7 @@ async fn dequeue(tx: &mut Tx, ids: Vec<Uuid>) -> Result<()> {
     for row in rows {
         if row.time_or_none("published_at")?.is_some() {
             let line: Line = row.line()?;
-            tx.count_out(&line, -1);
+            tx.tally.count_out(&line, -1);
         }
     }
     Ok(())
@@ -151,7 +148,7 @@ pub(crate) async fn attempts(tx: &mut Tx, rows: &[AttemptRow]) -> Result<()> {
                   waiting_since, log_state, log_reason, log_bytes)
        WHERE a.seq = v.seq")
     .bind(each(rows, |row| row.seq))
-    .bind(each(rows, |row| attempt_state(row.state)))
+    .bind(each(rows, |row| number::of_attempt(row.state)))
     .bind(each(rows, |row| row.reason.map(Reason::as_str)))
     .bind(each(rows, |row| words(row.detail.as_ref())))
     .bind(each(rows, |row| words(row.message.as_ref())))
@@ -166,10 +163,10 @@ pub(crate) async fn attempts(tx: &mut Tx, rows: &[AttemptRow]) -> Result<()> {
     .bind(each(rows, |row| millis(row.started_at)))
     .bind(each(rows, |row| millis(row.finished_at)))
     .bind(each(rows, |row| millis(row.finalised_at)))
-    .bind(each(rows, |row| row.waiting.as_ref().map(|(reason, ..)| reason.as_str())))
-    .bind(each(rows, |row| words(row.waiting.as_ref().map(|(_, message, _)| message))))
-    .bind(each(rows, |row| row.waiting.as_ref().map(|(.., since)| since.as_millis())))
-    .bind(each(rows, |row| log_state(row.log.state)))
+    .bind(each(rows, |row| row.waiting.as_ref().map(|waiting| waiting.reason.as_str())))
+    .bind(each(rows, |row| words(row.waiting.as_ref().and_then(|waiting| waiting.message.as_ref()))))
+    .bind(each(rows, |row| row.waiting.as_ref().map(|waiting| waiting.since.as_millis())))
+    .bind(each(rows, |row| number::of_log(row.log.state)))
     .bind(each(rows, |row| words(row.log.reason.as_ref())))
     .bind(each(rows, |row| i64::try_from(row.log.bytes).unwrap_or(i64::MAX)))
     .execute(tx.conn())

@@ -1,6 +1,6 @@
 //! The few ways in which statements are run and rows are read.
 
-use robata_core::{JobId, Timestamp, job::Line};
+use robata_core::{AttemptState, JobId, JobState, Timestamp, job::Line, row::number};
 use serde::de::DeserializeOwned;
 use sqlx::{
     Decode, Postgres, Row as _, SqlSafeStr, Type,
@@ -29,6 +29,16 @@ pub(crate) fn text(words: &str) -> String {
     } else {
         words.to_owned()
     }
+}
+
+/// A stored word or name.
+fn parse<T: std::str::FromStr<Err = robata_core::Error>>(text: &str) -> Result<T> {
+    text.parse().map_err(bad)
+}
+
+#[expect(clippy::needless_pass_by_value, reason = "it stands in map_err")]
+fn bad(error: robata_core::Error) -> Fault {
+    Fault::BadRow(error.full())
 }
 
 /// Reading a row's columns.
@@ -68,12 +78,22 @@ pub(crate) trait Read {
 
     /// A word or name.
     fn word<T: std::str::FromStr<Err = robata_core::Error>>(&self, name: &str) -> Result<T> {
-        crate::word::parse(self.col::<&str>(name)?)
+        parse(self.col::<&str>(name)?)
     }
 
     /// A word or name that may be missing.
     fn word_or_none<T: std::str::FromStr<Err = robata_core::Error>>(&self, name: &str) -> Result<Option<T>> {
-        self.col::<Option<&str>>(name)?.map(crate::word::parse).transpose()
+        self.col::<Option<&str>>(name)?.map(parse).transpose()
+    }
+
+    /// A job's state.
+    fn job_state(&self, name: &str) -> Result<JobState> {
+        number::job(self.col(name)?).map_err(bad)
+    }
+
+    /// An attempt's state.
+    fn attempt_state(&self, name: &str) -> Result<AttemptState> {
+        number::attempt(self.col(name)?).map_err(bad)
     }
 
     /// A JSON document.

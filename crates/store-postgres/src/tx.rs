@@ -1,12 +1,13 @@
 //! A transaction: its connection, its time, and what must follow from its commit.
 
-use std::{
-    collections::{BTreeMap, HashSet},
-    sync::Arc,
-    time::Duration,
-};
+use std::{sync::Arc, time::Duration};
 
-use robata_core::{AttemptId, JobId, JobState, Timestamp, definition::Catalog, job::Line, store::Hint};
+use robata_core::{
+    ExecutorName, Timestamp,
+    definition::Catalog,
+    row::{Counts, Tally, Transaction},
+    store::Hint,
+};
 use sqlx::{AssertSqlSafe, PgConnection, Postgres, Row as _, pool::PoolConnection};
 use tokio::time::timeout;
 
@@ -29,10 +30,7 @@ pub(crate) struct Tx {
     pub(crate) catalog: Arc<Catalog>,
     /// The store's clock at the transaction's begin.
     pub(crate) now: Timestamp,
-    counts: BTreeMap<Line, Counts>,
-    hints: Vec<Hint>,
-    lines: HashSet<Line>,
-    slot_freed: bool,
+    pub(crate) tally: Tally,
     after: Vec<After>,
 }
 
@@ -41,39 +39,6 @@ pub(crate) enum After {
     Catalog(Arc<Catalog>),
     /// Workers or pauses have changed.
     Colours,
-}
-
-/// Changes of a line's counts.
-#[derive(Clone, Copy, Debug, Default)]
-struct Counts {
-    scheduled: i64,
-    queued: i64,
-    running: i64,
-    out: i64,
-}
-
-impl Counts {
-    fn of(&mut self, state: JobState) -> Option<&mut i64> {
-        match state {
-            JobState::Scheduled => Some(&mut self.scheduled),
-            JobState::Queued => Some(&mut self.queued),
-            JobState::Running => Some(&mut self.running),
-            _ => None,
-        }
-    }
-
-    fn is_zero(self) -> bool {
-        [self.scheduled, self.queued, self.running, self.out] == [0; 4]
-    }
-}
-
-impl Drop for Tx {
-    fn drop(&mut self) {
-        if self.open {
-            // Dropped on the way (a reader that went away, a panic): the server rolls back when the connection closes.
-            self.conn.close_on_drop();
-        }
-    }
 }
 
 impl Tx {
@@ -86,10 +51,7 @@ impl Tx {
             catalog: shared.catalog(),
             shared: Arc::clone(shared),
             now: Timestamp::default(),
-            counts: BTreeMap::new(),
-            hints: Vec::new(),
-            lines: HashSet::new(),
-            slot_freed: false,
+            tally: Tally::default(),
             after: Vec::new(),
         };
         let mut rows = sqlx::raw_sql(AssertSqlSafe(text)).fetch_all(&mut *tx.conn).await?;
@@ -143,8 +105,7 @@ impl Tx {
                 After::Colours => self.shared.set_colours(None),
             }
         }
-        let lines = std::mem::take(&mut self.lines).into_iter().map(Hint::Line);
-        let hints = lines.chain(std::mem::take(&mut self.hints)).collect();
+        let hints = self.tally.take_hints();
         self.shared.tell(hints);
         Ok(())
     }
@@ -158,39 +119,8 @@ impl Tx {
         self.open = !matches!(done, Ok(Ok(_)));
     }
 
-    /// Notes what a job's move does to its line's counts.
-    pub(crate) fn count(&mut self, line: &Line, from: Option<JobState>, to: Option<JobState>) {
-        self.count_many(line, from, to, 1);
-    }
-
-    /// The same for `n` jobs.
-    pub(crate) fn count_many(&mut self, line: &Line, from: Option<JobState>, to: Option<JobState>, n: i64) {
-        let counts = self.line_counts(line);
-        if let Some(count) = from.and_then(|state| counts.of(state)) {
-            *count -= n;
-        }
-        if let Some(count) = to.and_then(|state| counts.of(state)) {
-            *count += n;
-        }
-    }
-
-    /// Notes that so many more (or less) of a line's jobs are out.
-    pub(crate) fn count_out(&mut self, line: &Line, n: i64) {
-        if n != 0 {
-            self.line_counts(line).out += n;
-        }
-    }
-
-    fn line_counts(&mut self, line: &Line) -> &mut Counts {
-        if !self.counts.contains_key(line) {
-            self.counts.insert(line.clone(), Counts::default());
-        }
-        self.counts.get_mut(line).expect("it was just made")
-    }
-
     async fn write_counts(&mut self) -> Result<()> {
-        let counts = std::mem::take(&mut self.counts);
-        let counts: Vec<_> = counts.iter().filter(|(_, counts)| !counts.is_zero()).collect();
+        let counts = self.tally.take_counts();
         if counts.is_empty() {
             return Ok(());
         }
@@ -218,32 +148,8 @@ impl Tx {
         Ok(())
     }
 
-    /// Tells after the commit.
-    pub(crate) fn hint(&mut self, hint: Hint) {
-        match hint {
-            Hint::Line(line) => {
-                self.lines.insert(line);
-            }
-            other if self.hints.last() == Some(&other) => {}
-            other => self.hints.push(other),
-        }
-    }
-
-    pub(crate) fn hint_job(&mut self, job: JobId) {
-        self.hint(Hint::Job(job));
-    }
-
-    pub(crate) fn hint_attempt(&mut self, attempt: AttemptId) {
-        self.hint(Hint::Attempt(attempt));
-    }
-
-    /// Notes that a slot of a `max_running` has become free: every line with something that waits may have a use for it.
-    pub(crate) fn free_slot(&mut self) {
-        self.slot_freed = true;
-    }
-
     async fn find_freed_lines(&mut self) -> Result<()> {
-        if !std::mem::take(&mut self.slot_freed) {
+        if !self.tally.take_freed() {
             return Ok(());
         }
         let rows =
@@ -251,7 +157,7 @@ impl Tx {
                 .fetch_all(&mut *self.conn)
                 .await?;
         for row in rows {
-            self.lines.insert(row.line()?);
+            self.tally.hint(Hint::Line(row.line()?));
         }
         Ok(())
     }
@@ -272,9 +178,22 @@ impl Tx {
     pub(crate) fn after(&mut self, after: After) {
         self.after.push(after);
     }
+}
 
-    /// A stamp for a row that has an earlier one: never before it (PROTOCOL T1).
-    pub(crate) fn stamp(&self, earlier: Timestamp) -> Timestamp {
-        self.now.max(earlier)
+impl Transaction for Tx {
+    fn now(&self) -> Timestamp {
+        self.now
+    }
+
+    fn catalog(&self) -> &Catalog {
+        &self.catalog
+    }
+
+    fn default_executor(&self) -> Option<&ExecutorName> {
+        self.shared.default_executor.as_ref()
+    }
+
+    fn tally(&mut self) -> &mut Tally {
+        &mut self.tally
     }
 }

@@ -3,17 +3,16 @@
 use std::{collections::BTreeMap, sync::Arc};
 
 use robata_core::{
-    ExecutorName, JobState, QueueName, WaitingReason,
+    ExecutorName, JobState,
     job::{JobRecord, Waiting},
-    store::Pause,
+    row::{JobRow, limits},
 };
 use sqlx::PgConnection;
 
 use crate::{
     error::Result,
-    job_row::JobRow,
     lease::StoredExecutor,
-    limit::{Rooms, limits},
+    limit::Rooms,
     pause,
     shared::Colours,
     sql::{Read as _, q},
@@ -75,34 +74,12 @@ pub(crate) async fn tell(tx: &mut Tx, row: JobRow) -> Result<JobRecord> {
     Ok(told.remove(0))
 }
 
-fn pause_of<'p>(row: &JobRow, paused: &'p BTreeMap<QueueName, Pause>) -> Option<&'p Pause> {
-    paused.get(&row.line.queue).filter(|_| row.state == JobState::Queued)
-}
-
 /// Why a job waits; `full`: a `max_running` leaves it no room.
 pub(crate) fn why(row: &JobRow, colours: &Colours, full: bool) -> Option<Waiting> {
-    if let Some(pause) = pause_of(row, &colours.paused) {
-        return Some(Waiting {
-            reason: WaitingReason::Paused,
-            message: Some(pause.reason.clone()).filter(|reason| !reason.is_empty()),
-            since: row.moved_at.max(pause.since),
-        });
-    }
-    let (reason, message) = match row.state {
-        JobState::Running => return row.starting.clone(),
-        JobState::Scheduled if row.attempt > 0 => (WaitingReason::Backoff, None),
-        JobState::Scheduled => (WaitingReason::Delayed, None),
-        JobState::Queued if !colours.executors.contains(&row.line.executor) => {
-            let message = format!("no live worker has the executor {}", row.line.executor);
-            (WaitingReason::NoWorker, Some(message))
-        }
-        JobState::Queued if full => (WaitingReason::MaxRunning, None),
-        JobState::Queued if row.published_at.is_none() => (WaitingReason::Unpublished, None),
-        _ => return None,
-    };
-    Some(Waiting {
-        reason,
-        message,
-        since: row.moved_at,
-    })
+    let line = &row.line;
+    row.waiting(
+        colours.paused.get(&line.queue),
+        colours.executors.contains(&line.executor),
+        full,
+    )
 }

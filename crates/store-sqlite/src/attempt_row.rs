@@ -1,75 +1,78 @@
 //! An attempt's row, read and told.
 
 use robata_core::{
-    AttemptId, AttemptState, Epoch, IncarnationId, Payload, Timestamp,
+    AttemptId, IncarnationId, Payload, Timestamp, WaitingReason,
     attempt::{AttemptRecord, HeldAttempt, LogSummary},
     executor::{Handle, RealmId},
-    finish::StopCause,
+    job::Waiting,
+    row::{AttemptRow, number},
 };
 use sqlx::sqlite::SqliteRow;
 
-use crate::{
-    error::Result,
-    job_row::JobRow,
-    sql::Read as _,
-    word::{read_attempt_state, read_log_state, read_stop_cause},
-};
+use crate::{error::Result, job_row, sql::Read as _};
 
-/// The columns that [`AttemptRow::read`] reads, of `attempts a`; other names than a job's.
+/// The columns that [`read`] reads, of `attempts a`; other names than a job's.
 macro_rules! attempt_columns {
     () => {
         "a.seq AS t_seq, a.job_id AS t_job_id, a.number AS t_number, a.holder AS t_holder, a.epoch AS t_epoch, \
-         a.state AS t_state, a.realm AS t_realm, a.handle AS t_handle, a.stop_cause AS t_stop_cause, \
-         a.moved_at AS t_moved_at, a.started_at AS t_started_at, a.finalised_at AS t_finalised_at"
+         a.state AS t_state, a.reason AS t_reason, a.detail AS t_detail, a.message AS t_message, \
+         a.exit_code AS t_exit_code, a.signal AS t_signal, a.image_digest AS t_image_digest, \
+         a.realm AS t_realm, a.handle AS t_handle, a.counted AS t_counted, a.stop_cause AS t_stop_cause, \
+         a.moved_at AS t_moved_at, a.started_at AS t_started_at, a.finished_at AS t_finished_at, \
+         a.finalised_at AS t_finalised_at, a.waiting_reason AS t_waiting_reason, a.waiting_message AS t_waiting_message, \
+         a.waiting_since AS t_waiting_since, a.log_state AS t_log_state, a.log_reason AS t_log_reason, \
+         a.log_bytes AS t_log_bytes"
     };
 }
 
 pub(crate) use attempt_columns;
 
-/// What writes about an attempt look at.
-#[derive(Clone, Debug)]
-pub(crate) struct AttemptRow {
-    pub(crate) seq: i64,
-    pub(crate) id: AttemptId,
-    pub(crate) holder: IncarnationId,
-    pub(crate) epoch: Epoch,
-    pub(crate) state: AttemptState,
-    pub(crate) realm: Option<RealmId>,
-    pub(crate) handle: Option<Handle>,
-    pub(crate) stop_cause: Option<StopCause>,
-    pub(crate) moved_at: Timestamp,
-    pub(crate) started_at: Option<Timestamp>,
-    pub(crate) finalised: bool,
-}
-
-impl AttemptRow {
-    pub(crate) fn read(row: &SqliteRow) -> Result<Self> {
-        Ok(Self {
-            seq: row.col("t_seq")?,
-            id: AttemptId {
-                job: row.job_id("t_job_id")?,
-                number: row.number("t_number")?,
-            },
-            holder: IncarnationId::from_bytes(row.id_bytes("t_holder")?),
-            epoch: row.number("t_epoch")?,
-            state: read_attempt_state(row.col("t_state")?)?,
-            realm: row.col::<Option<String>>("t_realm")?.map(RealmId),
-            handle: row.col::<Option<String>>("t_handle")?.map(Handle),
-            stop_cause: row
-                .col::<Option<&str>>("t_stop_cause")?
-                .map(read_stop_cause)
-                .transpose()?,
-            moved_at: row.time("t_moved_at")?,
-            started_at: row.time_or_none("t_started_at")?,
-            finalised: row.col::<Option<i64>>("t_finalised_at")?.is_some(),
-        })
-    }
+/// Reads a row.
+pub(crate) fn read(row: &SqliteRow) -> Result<AttemptRow> {
+    let waiting = match row.word_or_none::<WaitingReason>("t_waiting_reason")? {
+        None => None,
+        Some(reason) => Some(Waiting {
+            reason,
+            message: row.col("t_waiting_message")?,
+            since: row.time("t_waiting_since")?,
+        }),
+    };
+    Ok(AttemptRow {
+        seq: row.col("t_seq")?,
+        id: AttemptId {
+            job: row.job_id("t_job_id")?,
+            number: row.number("t_number")?,
+        },
+        holder: IncarnationId::from_bytes(row.id_bytes("t_holder")?),
+        epoch: row.number("t_epoch")?,
+        state: row.attempt_state("t_state")?,
+        reason: row.word_or_none("t_reason")?,
+        detail: row.col("t_detail")?,
+        message: row.col("t_message")?,
+        exit_code: row.col("t_exit_code")?,
+        signal: row.col("t_signal")?,
+        image_digest: row.col("t_image_digest")?,
+        realm: row.col::<Option<String>>("t_realm")?.map(RealmId),
+        handle: row.col::<Option<String>>("t_handle")?.map(Handle),
+        counted: row.col("t_counted")?,
+        stop_cause: row.word_or_none("t_stop_cause")?,
+        moved_at: row.time("t_moved_at")?,
+        started_at: row.time_or_none("t_started_at")?,
+        finished_at: row.time_or_none("t_finished_at")?,
+        finalised_at: row.time_or_none("t_finalised_at")?,
+        waiting,
+        log: LogSummary {
+            state: number::log(row.col("t_log_state")?),
+            reason: row.col("t_log_reason")?,
+            bytes: u64::try_from(row.col::<i64>("t_log_bytes")?).unwrap_or_default(),
+        },
+    })
 }
 
 /// A row of attempt, job, `payload` and `request`, as its holder gets it.
 pub(crate) fn held(row: &SqliteRow, now: Timestamp) -> Result<HeldAttempt> {
-    let attempt = AttemptRow::read(row)?;
-    let job = JobRow::read(row)?;
+    let attempt = read(row)?;
+    let job = job_row::read(row)?;
     Ok(HeldAttempt {
         id: attempt.id,
         epoch: attempt.epoch,
@@ -94,7 +97,7 @@ pub(crate) fn record(row: &SqliteRow) -> Result<AttemptRecord> {
             number: row.number("number")?,
         },
         counted: row.col("counted")?,
-        state: read_attempt_state(row.col("state")?)?,
+        state: row.attempt_state("state")?,
         reason: row.word_or_none("reason")?,
         detail: row.col("detail")?,
         message: row.col("message")?,
@@ -113,7 +116,7 @@ pub(crate) fn record(row: &SqliteRow) -> Result<AttemptRecord> {
         started_at: row.time_or_none("started_at")?,
         finished_at: row.time_or_none("finished_at")?,
         log: LogSummary {
-            state: read_log_state(row.col("log_state")?),
+            state: number::log(row.col("log_state")?),
             reason: row.col("log_reason")?,
             bytes: u64::try_from(row.col::<i64>("log_bytes")?).unwrap_or_default(),
         },

@@ -6,6 +6,7 @@ use robata_core::{
     AppName, ErrorKind, JobName, QueueName,
     definition::{App, Catalog, CatalogWrite, JobEntry},
     job::Line,
+    row::number,
     store::Hint,
 };
 use sqlx::SqliteConnection;
@@ -13,8 +14,7 @@ use sqlx::SqliteConnection;
 use crate::{
     error::{Result, refused},
     sql::Read as _,
-    tx::{self, After, Tx},
-    word::read_job_state,
+    tx::{After, Tx},
 };
 
 /// A change of the catalog.
@@ -102,9 +102,9 @@ pub(crate) async fn change(tx: &mut Tx, change: &Change) -> Result<Catalog> {
     }
     set_meta(&mut tx.conn, "catalog_revision", &catalog.revision.to_string()).await?;
     tx.after(After::Catalog(Arc::clone(&tx.catalog)));
-    tx.hint(Hint::Catalog);
+    tx.tally.hint(Hint::Catalog);
     // A limit may have been lifted.
-    tx.free_slot();
+    tx.tally.free_slot();
     Ok(catalog)
 }
 
@@ -205,7 +205,7 @@ async fn move_waiting(tx: &mut Tx, app: &AppName, job: &JobName) -> Result<()> {
         };
     }
     let executor_text = executor.as_ref().map(|name| name.as_str());
-    for state in [crate::word::SCHEDULED, crate::word::QUEUED] {
+    for state in [number::SCHEDULED, number::QUEUED] {
         let moved = sqlx::query(concat!(
             "SELECT queue, executor, queue_chosen, count(*) AS n, count(published_at) AS out FROM jobs INDEXED BY jobs_by_definition",
             waiting!(),
@@ -233,9 +233,9 @@ async fn move_waiting(tx: &mut Tx, app: &AppName, job: &JobName) -> Result<()> {
         .bind(state)
         .execute(&mut tx.conn)
         .await?;
-        let state = read_job_state(state)?;
+        let state = number::job(state)?;
         for row in moved {
-            let from = tx::line(&row)?;
+            let from = row.line()?;
             let to = Line {
                 queue: if row.col("queue_chosen")? {
                     from.queue.clone()
@@ -245,10 +245,10 @@ async fn move_waiting(tx: &mut Tx, app: &AppName, job: &JobName) -> Result<()> {
                 executor: executor.clone().unwrap_or_else(|| from.executor.clone()),
             };
             let n = row.col("n")?;
-            tx.count_many(&from, Some(state), None, n);
-            tx.count_out(&from, -row.col::<i64>("out")?);
-            tx.count_many(&to, None, Some(state), n);
-            tx.hint(Hint::Line(to));
+            tx.tally.count(&from, Some(state), None, n);
+            tx.tally.count_out(&from, -row.col::<i64>("out")?);
+            tx.tally.count(&to, None, Some(state), n);
+            tx.tally.hint(Hint::Line(to));
         }
     }
     Ok(())

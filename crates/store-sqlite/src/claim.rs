@@ -1,16 +1,14 @@
 //! Claim: `queued` → `running`, the attempt made and its start request frozen, for a batch in one transaction (PROTOCOL O6).
 
 use std::{
-    collections::{BTreeMap, HashMap, HashSet},
+    collections::{HashMap, HashSet},
     sync::Arc,
 };
 
 use robata_core::{
-    AttemptId, AttemptState, JobId, JobState, Payload, Reason,
+    JobId, Payload,
     attempt::{Claim, Claimed, HeldAttempt},
-    definition::Definition,
-    job::{Line, Reference},
-    request::{Origin, StartRequest},
+    row::{Candidate, Fit, JobRow, limits, number},
     state::JobEvent,
     store::Hint,
 };
@@ -18,23 +16,13 @@ use serde_json::json;
 use sqlx::sqlite::SqliteRow;
 
 use crate::{
-    ending::end_waiting,
     error::Result,
-    job_row::{JobRow, job_attempt, job_columns},
-    limit::{Rooms, limits},
+    job_row::{self, job_attempt, job_columns},
+    limit::Rooms,
+    save,
     sql::{Read as _, hex_ids, numbers},
     tx::Tx,
-    word::attempt_state,
 };
-
-/// A job with what its claim needs beside its row.
-struct Candidate {
-    row: JobRow,
-    payload: Payload,
-    env: BTreeMap<String, String>,
-    one_off: Option<Definition>,
-    traceparent: Option<String>,
-}
 
 /// An attempt to be inserted.
 struct NewAttempt {
@@ -57,50 +45,29 @@ pub(crate) async fn run(tx: &mut Tx, claim: &Claim) -> Result<Vec<Claimed>> {
             answers.push(Claimed::Gone);
             continue;
         };
-        if !matches(&candidate.row, line, *reference) {
-            // The same job may stand in the claim again, with the right number.
-            candidates.insert(reference.job, candidate);
-            answers.push(Claimed::Gone);
-            continue;
+        let fit = candidate.fit(line, *reference, tx.paused.contains_key(&line.queue), tx);
+        if !matches!(fit, Fit::Gone) {
+            lines.insert(line);
         }
-        lines.insert(line);
-        if tx.paused.contains_key(&line.queue) {
-            waits.push(candidate.row);
-            answers.push(Claimed::Paused);
-            continue;
-        }
-        if candidate.row.expiry().is_some_and(|at| at <= tx.now) {
-            end_waiting(
-                tx,
-                &candidate.row,
-                JobEvent::Unrunnable,
-                Reason::Expired,
-                Some("it expired before it was started"),
-            )
-            .await?;
-            answers.push(Claimed::Ended(Reason::Expired));
-            continue;
-        }
-        let catalog = Arc::clone(&tx.catalog);
-        let entry = catalog.job(&candidate.row.app, &candidate.row.job);
-        let one_off = candidate.one_off.take();
-        let (definition, version) = match (&one_off, entry) {
-            (Some(own), _) => (own, None),
-            (None, Some(entry)) => (&*entry.definition, Some(entry.version)),
-            (None, None) => {
-                let message = format!(
-                    "the app {} has no definition of the job {} any more",
-                    candidate.row.app, candidate.row.job
-                );
-                end_waiting(
-                    tx,
-                    &candidate.row,
-                    JobEvent::Unrunnable,
-                    Reason::NoDefinition,
-                    Some(&message),
-                )
-                .await?;
-                answers.push(Claimed::Ended(Reason::NoDefinition));
+        let effective = match fit {
+            Fit::Fits(effective) => effective,
+            Fit::Gone => {
+                // The same job may stand in the claim again, with the right number.
+                candidates.insert(reference.job, candidate);
+                answers.push(Claimed::Gone);
+                continue;
+            }
+            Fit::Paused => {
+                waits.push(candidate.row);
+                answers.push(Claimed::Paused);
+                continue;
+            }
+            Fit::Unrunnable(reason, words) => {
+                candidate
+                    .row
+                    .end_waiting(tx, JobEvent::Unrunnable, reason, Some(words))?;
+                save::job(tx, &candidate.row).await?;
+                answers.push(Claimed::Ended(reason));
                 continue;
             }
         };
@@ -111,26 +78,30 @@ pub(crate) async fn run(tx: &mut Tx, claim: &Claim) -> Result<Vec<Claimed>> {
             continue;
         }
         rooms.take(&limits, 1);
-        let attempt = freeze(tx, claim, candidate, definition, version)?;
-        answers.push(Claimed::Held(Box::new(attempt.held.clone())));
-        new.push(attempt);
+        let published = candidate.row.published_at.is_some();
+        let (row, held) = candidate.claim(&effective, claim.claim, tx);
+        tx.tally.count_move(&row);
+        tx.tally.count_out(&row.line, -i64::from(published));
+        answers.push(Claimed::Held(Box::new(held.clone())));
+        new.push(NewAttempt {
+            seq: tx.next_attempt,
+            job_seq: row.seq,
+            request: serde_json::to_string(&held.request)?,
+            held,
+        });
+        tx.next_attempt += 1;
     }
     insert(tx, claim, &new).await?;
     move_jobs(tx, &new).await?;
     give_back(tx, &waits).await?;
     for attempt in &new {
-        tx.hint_job(attempt.held.id.job);
+        tx.tally.hint(Hint::Job(attempt.held.id.job));
     }
     // The claim has made room in the window of its lines (PROTOCOL O2).
     for line in lines {
-        tx.hint(Hint::Line(line.clone()));
+        tx.tally.hint(Hint::Line(line.clone()));
     }
     Ok(answers)
-}
-
-/// Whether the reference is still the job's next attempt, in this line.
-fn matches(row: &JobRow, line: &Line, reference: Reference) -> bool {
-    row.state.after(JobEvent::Claimed).is_some() && row.attempt + 1 == reference.attempt && row.line == *line
 }
 
 async fn candidates(tx: &mut Tx, claim: &Claim) -> Result<HashMap<JobId, Candidate>> {
@@ -158,78 +129,15 @@ fn candidate(row: &SqliteRow) -> Result<Candidate> {
     Ok(Candidate {
         payload: payload(row)?,
         env: row.json_or_none("env")?.unwrap_or_default(),
-        one_off: row.json_or_none("definition")?,
+        one_off: row.json_or_none("definition")?.map(Arc::new),
         traceparent: row.col("traceparent")?,
-        row: JobRow::read(row)?,
+        row: job_row::read(row)?,
     })
 }
 
 /// The row's payload.
 pub(crate) fn payload(row: &SqliteRow) -> Result<Payload> {
     Ok(Payload::from_stored(row.col::<Vec<u8>>("payload")?.into()))
-}
-
-fn freeze(
-    tx: &mut Tx,
-    claim: &Claim,
-    candidate: Candidate,
-    definition: &Definition,
-    version: Option<u32>,
-) -> Result<NewAttempt> {
-    let Candidate {
-        row,
-        payload,
-        env,
-        traceparent,
-        ..
-    } = candidate;
-    let number = row.attempt + 1;
-    let max_attempts = if row.by_hand {
-        row.max_attempts
-    } else {
-        definition.retry.max_attempts
-    };
-    let request = StartRequest::freeze(
-        definition,
-        &Origin {
-            job: row.id,
-            app: &row.app,
-            name: &row.job,
-            line: &row.line,
-            mark: claim.claim,
-            number,
-            max_attempts,
-            counted: row.counted,
-            enqueued_at: row.created_at,
-            expires_at: row.expiry(),
-            env: &env,
-            traceparent: traceparent.as_deref(),
-            definition_version: version,
-        },
-    );
-    let seq = tx.next_attempt;
-    tx.next_attempt += 1;
-    tx.count(&row.line, Some(JobState::Queued), Some(JobState::Running));
-    tx.count_out(&row.line, -i64::from(row.published_at.is_some()));
-    Ok(NewAttempt {
-        seq,
-        job_seq: row.seq,
-        request: serde_json::to_string(&request)?,
-        held: HeldAttempt {
-            id: AttemptId { job: row.id, number },
-            epoch: 1,
-            state: AttemptState::Starting,
-            request,
-            payload,
-            first_claimed_at: row.first_claimed_at.unwrap_or(tx.stamp(row.moved_at)),
-            now: tx.now,
-            handle: None,
-            realm: None,
-            started_at: None,
-            stop_cause: None,
-            cancel_requested: false,
-        },
-    })
 }
 
 async fn insert(tx: &mut Tx, claim: &Claim, new: &[NewAttempt]) -> Result<()> {
@@ -261,7 +169,7 @@ async fn insert(tx: &mut Tx, claim: &Claim, new: &[NewAttempt]) -> Result<()> {
                     .add(i64::from(held.epoch))
                     .add(&claim.claim.as_bytes()[..])
                     .add(worker.as_str())
-                    .add(attempt_state(held.state))
+                    .add(number::of_attempt(held.state))
                     .add(held.request.definition.image.as_deref())
                     .add(held.request.definition_version.map(i64::from))
                     .add(executors.get(&held.id.job).copied())
@@ -315,7 +223,7 @@ async fn give_back(tx: &mut Tx, waits: &[JobRow]) -> Result<()> {
         return Ok(());
     }
     for row in waits {
-        tx.count_out(&row.line, -i64::from(row.published_at.is_some()));
+        tx.tally.count_out(&row.line, -i64::from(row.published_at.is_some()));
     }
     // A broker may deliver before it confirms, and a claim be sooner than `published`: that must not note it as out.
     sqlx::query(

@@ -7,10 +7,10 @@ use crate::{
     attempt_row,
     claim::payload,
     error::{Result, refused},
-    job_row::{JobRow, job_attempt, job_columns},
+    job_row::{self, job_attempt, job_columns},
     shared::Shared,
     sql::Read as _,
-    tx, waiting,
+    waiting,
 };
 
 pub(crate) async fn job(conn: &mut SqliteConnection, shared: &Shared, id: JobId) -> Result<JobDetail> {
@@ -31,7 +31,7 @@ pub(crate) async fn job(conn: &mut SqliteConnection, shared: &Shared, id: JobId)
         .fetch_all(&mut *conn)
         .await?;
     let attempts = attempts.iter().map(attempt_row::record).collect::<Result<_>>()?;
-    let job = waiting::tell(conn, shared, JobRow::read(&row)?).await?;
+    let job = waiting::tell(conn, shared, job_row::read(&row)?).await?;
     Ok(JobDetail { job, payload, attempts })
 }
 
@@ -61,7 +61,7 @@ pub(crate) async fn queue_counts(conn: &mut SqliteConnection) -> Result<Vec<Queu
     rows.iter()
         .map(|row| {
             Ok(QueueCounts {
-                line: tx::line(row)?,
+                line: row.line()?,
                 scheduled: count(row, "scheduled")?,
                 queued: count(row, "queued")?,
                 running: count(row, "running")?,

@@ -2,20 +2,15 @@
 
 use std::{collections::BTreeSet, sync::Arc};
 
-use robata_core::{
-    JobState, Reason, Timestamp,
-    state::JobEvent,
-    store::{Due, Hint},
-};
+use robata_core::{Reason, Timestamp, row::number, state::JobEvent, store::Due};
 use sqlx::sqlite::SqliteRow;
 
 use crate::{
-    ending::end_waiting,
     error::Result,
-    job_row::{JobRow, job_attempt, job_columns},
+    job_row::{self, job_attempt, job_columns},
+    save,
     sql::{Read as _, numbers},
     tx::Tx,
-    word::job_state,
 };
 
 pub(crate) async fn run(tx: &mut Tx, max: &usize) -> Result<Due> {
@@ -54,15 +49,14 @@ pub(crate) async fn run(tx: &mut Tx, max: &usize) -> Result<Due> {
     let mut lines = BTreeSet::new();
     let mut moved = Vec::new();
     for row in &due {
-        let Some(row) = shared.readable(row, JobRow::read(row))? else {
+        let Some(mut job) = shared.readable(row, job_row::read(row))? else {
             unreadable.push(row.col("seq")?);
             continue;
         };
-        if let Some(to) = row.state.after(JobEvent::Due) {
-            moved.push(row.seq);
-            tx.count(&row.line, Some(row.state), Some(to));
-            tx.hint_job(row.id);
-            lines.insert(row.line.clone());
+        if job.due(tx) {
+            tx.tally.count_move(&job);
+            moved.push(job.seq);
+            lines.insert(job.line);
         }
     }
     if !moved.is_empty() {
@@ -70,14 +64,11 @@ pub(crate) async fn run(tx: &mut Tx, max: &usize) -> Result<Due> {
             "UPDATE jobs SET state = ?, moved_at = max(moved_at, ?), published_at = NULL, broker_key = NULL, publications = 0, used_up = 0
              WHERE seq IN (SELECT value FROM json_each(?))",
         )
-        .bind(job_state(JobState::Queued))
+        .bind(number::QUEUED)
         .bind(now.as_millis())
         .bind(numbers(moved.iter().copied()))
         .execute(&mut tx.conn)
         .await?;
-    }
-    for line in &lines {
-        tx.hint(Hint::Line(line.clone()));
     }
     Ok(Due {
         moved: moved.len(),
@@ -86,10 +77,11 @@ pub(crate) async fn run(tx: &mut Tx, max: &usize) -> Result<Due> {
     })
 }
 
-async fn expire(tx: &mut Tx, row: &SqliteRow) -> Result<JobState> {
-    let row = JobRow::read(row)?;
-    let words = Some("it expired while it waited");
-    end_waiting(tx, &row, JobEvent::Unrunnable, Reason::Expired, words).await
+async fn expire(tx: &mut Tx, row: &SqliteRow) -> Result<()> {
+    let mut job = job_row::read(row)?;
+    let words = "it expired while it waited".to_owned();
+    job.end_waiting(tx, JobEvent::Unrunnable, Reason::Expired, Some(words))?;
+    save::job(tx, &job).await
 }
 
 /// The time to the next job that is due or expires.

@@ -4,18 +4,17 @@ use std::collections::{BTreeSet, HashMap, HashSet};
 
 use robata_core::{
     Error, ErrorKind, ExecutorName, JobId, JobState, Timestamp,
-    job::{Enqueued, Line, NewJob, When},
+    job::{Enqueued, JobRecord, NewJob},
+    row::{JobRow, number},
     store::Hint,
 };
 
 use crate::{
-    ending::resolve,
     error::{Fault, Result},
-    job_row::{JobRow, job_attempt, job_columns},
+    job_row::{self, job_attempt, job_columns},
     sql::{Read as _, hex_ids},
     tx::Tx,
     waiting,
-    word::job_state,
     writer::Enqueueing,
 };
 
@@ -35,12 +34,8 @@ enum Fate {
 
 /// A job to be inserted.
 struct New<'a> {
-    seq: i64,
+    row: JobRow,
     job: &'a NewJob,
-    line: Line,
-    state: JobState,
-    run_at: Timestamp,
-    expires_at: Option<Timestamp>,
     labels: Option<String>,
     definition: Option<String>,
     env: Option<String>,
@@ -107,7 +102,7 @@ pub(crate) async fn run(tx: &mut Tx, enqueues: Vec<&mut Enqueueing>) -> Result<(
             }),
             Fate::Replayed(seq) => match told.get(&seq) {
                 Some(job) => Ok(Enqueued {
-                    job: robata_core::job::JobRecord::clone(job),
+                    job: JobRecord::clone(job),
                     replayed: true,
                 }),
                 None => Err(Fault::BadRow(format!("the job {seq} of an idempotency key")).to_error("store.enqueue")),
@@ -146,25 +141,14 @@ fn decide<'a>(
     if let Some(seq) = group.ids.get(&job.id).or_else(|| stored_ids.get(&job.id)) {
         return Ok(Fate::Replayed(*seq));
     }
-    let (state, run_at) = match job.when {
-        When::Now => (JobState::Queued, tx.now),
-        When::In(delay) if delay.is_zero() => (JobState::Queued, tx.now),
-        When::In(delay) => (JobState::Scheduled, tx.now.plus(delay)),
-        When::At(at) if at <= tx.now => (JobState::Queued, at),
-        When::At(at) => (JobState::Scheduled, at),
-    };
     let map = |map: &std::collections::BTreeMap<String, String>| {
         (!map.is_empty()).then(|| serde_json::to_string(map)).transpose()
     };
     let seq = tx.next_seq;
     tx.next_seq += 1;
     group.new.push(New {
-        seq,
+        row: JobRow::new(seq, job, tx),
         job,
-        line: line(tx, job),
-        state,
-        run_at,
-        expires_at: job.expires_in.map(|time| run_at.plus(time)),
         labels: map(&job.labels)?,
         definition: job.definition.as_ref().map(serde_json::to_string).transpose()?,
         env: map(&job.env)?,
@@ -178,15 +162,6 @@ fn decide<'a>(
         group.keys.insert((job.app.as_str(), key.key.as_str()), known);
     }
     Ok(Fate::New(group.new.len() - 1))
-}
-
-/// The line by the catalog as this transaction has it: the enqueuer may have looked at an older one, and whoever changed it
-/// has moved only the jobs that were there (PROTOCOL O1).
-fn line(tx: &Tx, job: &NewJob) -> Line {
-    if job.definition.is_some() {
-        return job.line.clone();
-    }
-    resolve(tx, &job.app, &job.job, &job.line, job.queue_chosen)
 }
 
 pub(crate) fn key_reused(key: &str, operation: &'static str) -> Error {
@@ -246,21 +221,21 @@ async fn insert(tx: &mut Tx, new: &[New<'_>]) -> Result<()> {
             |values, new| {
                 let job = new.job;
                 values
-                    .add(new.seq)
+                    .add(new.row.seq)
                     .add(&job.id.as_bytes()[..])
                     .add(job.app.as_str())
                     .add(job.job.as_str())
-                    .add(new.line.queue.as_str())
-                    .add(new.line.executor.as_str())
+                    .add(new.row.line.queue.as_str())
+                    .add(new.row.line.executor.as_str())
                     .add(job.queue_chosen)
-                    .add(job_state(new.state))
+                    .add(number::of_job(new.row.state))
                     .add(-i64::from(job.priority))
                     .add(i64::from(job.max_attempts))
                     .add(new.labels.as_deref())
                     .add(job.key.as_ref().map(|key| key.key.as_str()))
                     .add(now)
-                    .add(new.run_at.as_millis())
-                    .add(new.expires_at.map(Timestamp::as_millis))
+                    .add(new.row.run_at.as_millis())
+                    .add(new.row.expires_at.map(Timestamp::as_millis))
                     .add(now);
             },
         )
@@ -273,7 +248,7 @@ async fn insert(tx: &mut Tx, new: &[New<'_>]) -> Result<()> {
             new,
             |values, new| {
                 values
-                    .add(new.seq)
+                    .add(new.row.seq)
                     .add(&new.job.payload.bytes()[..])
                     .add(new.env.as_deref())
                     .add(new.definition.as_deref())
@@ -283,7 +258,7 @@ async fn insert(tx: &mut Tx, new: &[New<'_>]) -> Result<()> {
         .await?;
     let labels: Vec<_> = new
         .iter()
-        .flat_map(|new| new.job.labels.iter().map(|(key, value)| (key, value, new.seq)))
+        .flat_map(|new| new.job.labels.iter().map(|(key, value)| (key, value, new.row.seq)))
         .collect();
     tx.inserts
         .run(
@@ -298,7 +273,7 @@ async fn insert(tx: &mut Tx, new: &[New<'_>]) -> Result<()> {
         .await?;
     let keyed: Vec<_> = new
         .iter()
-        .filter_map(|new| Some((new.job.app.as_str(), new.job.key.as_ref()?, new.seq)))
+        .filter_map(|new| Some((new.job.app.as_str(), new.job.key.as_ref()?, new.row.seq)))
         .collect();
     tx.inserts
         .run(
@@ -313,58 +288,26 @@ async fn insert(tx: &mut Tx, new: &[New<'_>]) -> Result<()> {
         .await?;
     let mut lines = HashSet::new();
     for new in new {
-        tx.count(&new.line, None, Some(new.state));
-        if new.state == JobState::Scheduled {
-            tx.hint(Hint::Due(new.run_at.since(tx.now)));
-        } else if lines.insert(&new.line) {
-            tx.hint(Hint::Line(new.line.clone()));
+        tx.tally.count(&new.row.line, None, Some(new.row.state), 1);
+        if new.row.state == JobState::Scheduled {
+            tx.tally.hint(Hint::Due(new.row.run_at.since(tx.now)));
+        } else if lines.insert(&new.row.line) {
+            tx.tally.hint(Hint::Line(new.row.line.clone()));
         }
     }
     Ok(())
 }
 
-fn tell_new(tx: &Tx, new: &New<'_>, executors: &BTreeSet<ExecutorName>) -> robata_core::job::JobRecord {
-    let job = new.job;
-    let row = JobRow {
-        seq: new.seq,
-        id: job.id,
-        app: job.app.clone(),
-        job: job.job.clone(),
-        line: new.line.clone(),
-        queue_chosen: job.queue_chosen,
-        state: new.state,
-        reason: None,
-        message: None,
-        labels: job.labels.clone(),
-        priority: job.priority,
-        attempt: 0,
-        max_attempts: job.max_attempts,
-        by_hand: false,
-        counted: 0,
-        platform: 0,
-        never_set_going: 0,
-        key: job.key.as_ref().map(|key| key.key.clone()),
-        created_at: tx.now,
-        run_at: new.run_at,
-        expires_at: new.expires_at,
-        moved_at: tx.now,
-        first_claimed_at: None,
-        started_at: None,
-        finished_at: None,
-        cancel_requested_at: None,
-        published_at: None,
-        starting: None,
-    };
-    let waiting = waiting::why(&row, tx.paused.get(&row.line.queue), executors, false);
-    row.tell(waiting)
+fn tell_new(tx: &Tx, new: &New<'_>, executors: &BTreeSet<ExecutorName>) -> JobRecord {
+    let line = &new.row.line;
+    let waiting = new
+        .row
+        .waiting(tx.paused.get(&line.queue), executors.contains(&line.executor), false);
+    new.row.clone().tell(waiting)
 }
 
 /// Jobs of replayed keys, of this group too, as they stand now.
-async fn read_replayed(
-    tx: &mut Tx,
-    fates: &[Vec<Fate>],
-    group: &Group<'_>,
-) -> Result<HashMap<i64, robata_core::job::JobRecord>> {
+async fn read_replayed(tx: &mut Tx, fates: &[Vec<Fate>], group: &Group<'_>) -> Result<HashMap<i64, JobRecord>> {
     let seqs: BTreeSet<i64> = fates
         .iter()
         .flatten()
@@ -391,7 +334,7 @@ async fn read_replayed(
     .await?;
     let mut read = Vec::with_capacity(rows.len());
     for row in &rows {
-        read.extend(tx.shared.readable(row, JobRow::read(row))?);
+        read.extend(tx.shared.readable(row, job_row::read(row))?);
     }
     let rows = read;
     let seqs: Vec<_> = rows.iter().map(|row| row.seq).collect();

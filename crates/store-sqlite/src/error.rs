@@ -21,8 +21,6 @@ pub(crate) enum Fault {
     Json(#[from] serde_json::Error),
     #[error("an operation of the store panicked: {0}")]
     Panicked(String),
-    #[error("no randomness: {0}")]
-    Random(getrandom::Error),
 }
 
 /// Primary result codes, <https://www.sqlite.org/rescode.html>.

@@ -17,7 +17,7 @@ use crate::{
     error::{Result, refused},
     job_row::job_columns,
     shared::Shared,
-    sql::{Read as _, numbers, push_hex},
+    sql::{Read as _, numbers, parse, push_hex},
     tx::{After, Tx, fence},
 };
 
@@ -68,7 +68,7 @@ pub(crate) async fn register(tx: &mut Tx, request: &Register) -> Result<()> {
     }
     tx.after(After::Registered(request.clone()));
     // Lines of these executors have a worker now.
-    tx.free_slot();
+    tx.tally.free_slot();
     Ok(())
 }
 
@@ -283,7 +283,7 @@ pub(crate) async fn release(tx: &mut Tx, id: &IncarnationId) -> Result<()> {
     let boot = tx.boot;
     tx.shared.leases().end(*id, boot);
     write_ends(tx).await?;
-    tx.hint(Hint::Orphans);
+    tx.tally.hint(Hint::Orphans);
     Ok(())
 }
 
@@ -364,7 +364,7 @@ fn read_executors(row: &SqliteRow) -> Result<BTreeMap<ExecutorName, WorkerExecut
     };
     stored
         .into_iter()
-        .map(|(name, executor)| Ok((crate::word::parse(&name)?, told(executor))))
+        .map(|(name, executor)| Ok((parse(&name)?, told(executor))))
         .collect()
 }
 

@@ -1,16 +1,11 @@
 //! A job's row, read and told.
 
-use std::collections::BTreeMap;
-
-use robata_core::{
-    AppName, JobId, JobName, JobState, Reason, Timestamp, WaitingReason,
-    job::{JobRecord, Line, Waiting},
-};
+use robata_core::{WaitingReason, job::Waiting, row::JobRow};
 use sqlx::sqlite::SqliteRow;
 
-use crate::{error::Result, sql::Read as _, tx, word::read_job_state};
+use crate::{error::Result, sql::Read as _};
 
-/// The columns that [`JobRow::read`] reads; for `jobs j` with the `a` of [`job_attempt`].
+/// The columns that [`read`] reads; for `jobs j` with the `a` of [`job_attempt`].
 macro_rules! job_columns {
     () => {
         "j.seq, j.id, j.app, j.job, j.queue, j.executor, j.queue_chosen, j.state, j.rank, j.reason, j.message, j.attempt, \
@@ -29,108 +24,46 @@ macro_rules! job_attempt {
 
 pub(crate) use {job_attempt, job_columns};
 
-/// A job's row.
-#[derive(Clone, Debug)]
-pub(crate) struct JobRow {
-    pub(crate) seq: i64,
-    pub(crate) id: JobId,
-    pub(crate) app: AppName,
-    pub(crate) job: JobName,
-    pub(crate) line: Line,
-    pub(crate) queue_chosen: bool,
-    pub(crate) state: JobState,
-    pub(crate) reason: Option<Reason>,
-    pub(crate) message: Option<String>,
-    pub(crate) labels: BTreeMap<String, String>,
-    pub(crate) priority: i8,
-    pub(crate) attempt: u32,
-    pub(crate) max_attempts: u32,
-    pub(crate) by_hand: bool,
-    pub(crate) counted: u32,
-    pub(crate) platform: u32,
-    pub(crate) never_set_going: u32,
-    pub(crate) key: Option<String>,
-    pub(crate) created_at: Timestamp,
-    pub(crate) run_at: Timestamp,
-    pub(crate) expires_at: Option<Timestamp>,
-    pub(crate) moved_at: Timestamp,
-    pub(crate) first_claimed_at: Option<Timestamp>,
-    pub(crate) started_at: Option<Timestamp>,
-    pub(crate) finished_at: Option<Timestamp>,
-    pub(crate) cancel_requested_at: Option<Timestamp>,
-    pub(crate) published_at: Option<Timestamp>,
-    pub(crate) starting: Option<Waiting>,
-}
-
-impl JobRow {
-    pub(crate) fn read(row: &SqliteRow) -> Result<Self> {
-        let starting = match row.word_or_none::<WaitingReason>("waiting_reason")? {
-            None => None,
-            Some(reason) => Some(Waiting {
-                reason,
-                message: row.col("waiting_message")?,
-                since: row.time("waiting_since")?,
-            }),
-        };
-        Ok(Self {
-            seq: row.col("seq")?,
-            id: row.job_id("id")?,
-            app: row.word("app")?,
-            job: row.word("job")?,
-            line: tx::line(row)?,
-            queue_chosen: row.col("queue_chosen")?,
-            state: read_job_state(row.col("state")?)?,
-            reason: row.word_or_none("reason")?,
-            message: row.col("message")?,
-            labels: row.json_or_none("labels")?.unwrap_or_default(),
-            priority: i8::try_from(-row.col::<i64>("rank")?).unwrap_or_default(),
-            attempt: row.number("attempt")?,
-            max_attempts: row.number("max_attempts")?,
-            by_hand: row.col("by_hand")?,
-            counted: row.number("counted")?,
-            platform: row.number("platform")?,
-            never_set_going: row.number("never_set_going")?,
-            key: row.col("idempotency_key")?,
-            created_at: row.time("created_at")?,
-            run_at: row.time("run_at")?,
-            expires_at: row.time_or_none("expires_at")?,
-            moved_at: row.time("moved_at")?,
-            first_claimed_at: row.time_or_none("first_claimed_at")?,
-            started_at: row.time_or_none("started_at")?,
-            finished_at: row.time_or_none("finished_at")?,
-            cancel_requested_at: row.time_or_none("cancel_requested_at")?,
-            published_at: row.time_or_none("published_at")?,
-            starting,
-        })
-    }
-
-    /// When it expires, where that still matters: not once an engine has started it.
-    pub(crate) fn expiry(&self) -> Option<Timestamp> {
-        self.expires_at.filter(|_| self.started_at.is_none())
-    }
-
-    /// The row as the seam tells it.
-    pub(crate) fn tell(self, waiting: Option<Waiting>) -> JobRecord {
-        JobRecord {
-            id: self.id,
-            app: self.app,
-            job: self.job,
-            line: self.line,
-            state: self.state,
-            reason: self.reason,
-            message: self.message,
-            labels: self.labels,
-            priority: self.priority,
-            attempt: self.attempt,
-            max_attempts: self.max_attempts,
-            idempotency_key: self.key,
-            created_at: self.created_at,
-            run_at: self.run_at,
-            expires_at: self.expires_at,
-            started_at: self.started_at,
-            finished_at: self.finished_at,
-            cancel_requested_at: self.cancel_requested_at,
-            waiting,
-        }
-    }
+/// Reads a row.
+pub(crate) fn read(row: &SqliteRow) -> Result<JobRow> {
+    let starting = match row.word_or_none::<WaitingReason>("waiting_reason")? {
+        None => None,
+        Some(reason) => Some(Waiting {
+            reason,
+            message: row.col("waiting_message")?,
+            since: row.time("waiting_since")?,
+        }),
+    };
+    let (state, line) = (row.job_state("state")?, row.line()?);
+    Ok(JobRow {
+        seq: row.col("seq")?,
+        id: row.job_id("id")?,
+        app: row.word("app")?,
+        job: row.word("job")?,
+        was: Some((state, line.clone())),
+        line,
+        queue_chosen: row.col("queue_chosen")?,
+        state,
+        reason: row.word_or_none("reason")?,
+        message: row.col("message")?,
+        labels: row.json_or_none("labels")?.unwrap_or_default(),
+        priority: i8::try_from(-row.col::<i64>("rank")?).unwrap_or_default(),
+        attempt: row.number("attempt")?,
+        max_attempts: row.number("max_attempts")?,
+        by_hand: row.col("by_hand")?,
+        counted: row.number("counted")?,
+        platform: row.number("platform")?,
+        never_set_going: row.number("never_set_going")?,
+        key: row.col("idempotency_key")?,
+        created_at: row.time("created_at")?,
+        run_at: row.time("run_at")?,
+        expires_at: row.time_or_none("expires_at")?,
+        moved_at: row.time("moved_at")?,
+        first_claimed_at: row.time_or_none("first_claimed_at")?,
+        started_at: row.time_or_none("started_at")?,
+        finished_at: row.time_or_none("finished_at")?,
+        cancel_requested_at: row.time_or_none("cancel_requested_at")?,
+        published_at: row.time_or_none("published_at")?,
+        starting,
+    })
 }

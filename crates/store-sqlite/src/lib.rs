@@ -9,7 +9,6 @@ pub mod clock;
 mod config;
 mod detail;
 mod due;
-mod ending;
 mod enqueue;
 mod error;
 mod folder;
@@ -26,6 +25,7 @@ mod pause;
 mod prune;
 mod record;
 mod replay;
+mod save;
 mod shared;
 mod sql;
 #[cfg(test)]
@@ -33,7 +33,6 @@ mod steps;
 mod store;
 mod tx;
 mod waiting;
-mod word;
 mod writer;
 
 pub use config::SqliteConfig;

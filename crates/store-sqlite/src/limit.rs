@@ -2,35 +2,10 @@
 
 use std::collections::HashMap;
 
-use robata_core::{AppName, JobName, QueueName, definition::Catalog};
+use robata_core::row::Scope;
 use sqlx::{Row as _, SqliteConnection};
 
 use crate::error::Result;
-
-/// What a limit is on.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub(crate) enum Scope {
-    Queue(QueueName),
-    App(AppName),
-    Definition(AppName, JobName),
-}
-
-/// The limits that a job comes under.
-pub(crate) fn limits(catalog: &Catalog, queue: &QueueName, app: &AppName, job: &JobName) -> Vec<(Scope, u32)> {
-    let of_queue = catalog
-        .queues
-        .get(queue)
-        .and_then(|settings| settings.max_running)
-        .map(|limit| (Scope::Queue(queue.clone()), limit));
-    let entry = catalog.apps.get(app);
-    let of_app = entry
-        .and_then(|entry| entry.max_running)
-        .map(|limit| (Scope::App(app.clone()), limit));
-    let of_definition = entry
-        .and_then(|entry| entry.jobs.get(job)?.definition.max_running)
-        .map(|limit| (Scope::Definition(app.clone(), job.clone()), limit));
-    [of_queue, of_app, of_definition].into_iter().flatten().collect()
-}
 
 /// How much room limits leave, asked for once and then counted down.
 #[derive(Debug, Default)]

@@ -1,16 +1,20 @@
 //! Lists of jobs, newest first: a walk down one index, of each state or app where its rows come after those, merged. No
 //! OFFSET, nothing sorted but the merged pages.
 
-use robata_core::{AppName, JobId, Timestamp, job::JobRecord, store::ListJobs};
+use robata_core::{
+    AppName, JobId, Timestamp,
+    job::JobRecord,
+    row::{JobRow, number},
+    store::ListJobs,
+};
 use sqlx::{AssertSqlSafe, SqliteConnection, sqlite::SqliteRow};
 
 use crate::{
     error::Result,
-    job_row::{JobRow, job_attempt, job_columns},
+    job_row::{self, job_attempt, job_columns},
     shared::Shared,
     sql::{Read as _, Values},
     waiting,
-    word::{ALL, SUCCEEDED, job_state},
 };
 
 /// A page has at most so many.
@@ -32,10 +36,13 @@ enum Walk {
 
 pub(crate) async fn jobs(conn: &mut SqliteConnection, shared: &Shared, list: &ListJobs) -> Result<Vec<JobRecord>> {
     let limit = list.limit.clamp(1, MAX_PAGE);
-    let mut states: Vec<i64> = list.states.iter().map(|state| job_state(*state)).collect();
+    let mut states: Vec<i16> = list.states.iter().map(|state| number::of_job(*state)).collect();
     if states.is_empty() && list.reason.is_some() {
         // What succeeded has no reason.
-        states = ALL.into_iter().filter(|state| *state != SUCCEEDED).collect();
+        states = number::ALL
+            .into_iter()
+            .filter(|state| *state != number::SUCCEEDED)
+            .collect();
     }
     states.sort_unstable();
     states.dedup();
@@ -65,7 +72,11 @@ pub(crate) async fn jobs(conn: &mut SqliteConnection, shared: &Shared, list: &Li
     } else {
         // In these indexes a job's place comes after its state: a page of each state, then the newest of all. A definition's
         // comes after its app, too: where that is not named, a page of each app that has one.
-        let each = if states.is_empty() { ALL.to_vec() } else { states };
+        let each = if states.is_empty() {
+            number::ALL.to_vec()
+        } else {
+            states
+        };
         let mut lists = vec![(walk, list.clone())];
         if let (None, Some(job)) = (&list.app, &list.job) {
             lists.clear();
@@ -114,7 +125,7 @@ async fn page(
     shared: &Shared,
     list: &ListJobs,
     walk: Walk,
-    states: &[i64],
+    states: &[i16],
     (from, mut to): (i64, i64),
     limit: usize,
 ) -> Result<Vec<JobRow>> {
@@ -124,7 +135,7 @@ async fn page(
         let rows = stretch(conn, list, walk, states, (from, to), want).await?;
         for row in &rows {
             to = row.col("seq")?;
-            read.extend(shared.readable(row, JobRow::read(row))?);
+            read.extend(shared.readable(row, job_row::read(row))?);
         }
         if rows.len() < want || read.len() >= limit {
             return Ok(read);
@@ -136,7 +147,7 @@ async fn stretch(
     conn: &mut SqliteConnection,
     list: &ListJobs,
     walk: Walk,
-    states: &[i64],
+    states: &[i16],
     (from, to): (i64, i64),
     limit: usize,
 ) -> Result<Vec<SqliteRow>> {
@@ -182,7 +193,7 @@ async fn stretch(
         [] => {}
         [one] => sql.push_str(&format!(" AND j.state = {one}")),
         many => {
-            let many: Vec<_> = many.iter().map(i64::to_string).collect();
+            let many: Vec<_> = many.iter().map(i16::to_string).collect();
             // Filtered row by row: the unary plus keeps the planner on the walk's own index.
             sql.push_str(&format!(" AND +j.state IN ({})", many.join(",")));
         }

@@ -6,18 +6,20 @@ use robata_core::{
     AttemptId, ErrorKind, ExecutorName, IncarnationId,
     executor::RealmId,
     finish::{End, Outcome},
+    row,
     store::Hint,
 };
 
 use sqlx::sqlite::SqliteRow;
 
 use crate::{
-    attempt_row::{AttemptRow, attempt_columns},
+    attempt_row::{self, attempt_columns},
     catalog::set_meta,
-    ending::end_attempt,
     error::{Result, refused},
     hold::{orphan_holders, write_ends},
-    job_row::{JobRow, job_columns},
+    job_row::{self, job_columns},
+    record::request,
+    save,
     sql::Read as _,
     tx::{After, Tx},
 };
@@ -42,7 +44,7 @@ pub(crate) async fn judge(tx: &mut Tx, (): &()) -> Result<usize> {
     let expired = tx.shared.leases().judge(boot);
     let ended = write_ends(tx).await?;
     if !expired.is_empty() || ended > 0 {
-        tx.hint(Hint::Orphans);
+        tx.tally.hint(Hint::Orphans);
     }
     Ok(ended)
 }
@@ -59,10 +61,13 @@ macro_rules! lost_columns {
     };
 }
 
-async fn end_lost(tx: &mut Tx, row: &SqliteRow, words: String) -> Result<AttemptId> {
-    let (attempt, job) = (AttemptRow::read(row)?, JobRow::read(row)?);
+async fn end_lost(tx: &mut Tx, read: &SqliteRow, words: String) -> Result<AttemptId> {
+    let (mut attempt, mut job) = (attempt_row::read(read)?, job_row::read(read)?);
+    let request = request(&mut tx.conn, attempt.seq).await?;
     let outcome = Outcome::new(End::Lost).with_message(words);
-    end_attempt(tx, &attempt, &job, &outcome).await?;
+    row::end(&mut attempt, &mut job, &request, &outcome, tx)?;
+    save::attempt(tx, &attempt).await?;
+    save::job(tx, &job).await?;
     Ok(attempt.id)
 }
 

@@ -6,17 +6,12 @@ use std::collections::{HashMap, VecDeque};
 use robata_core::{
     AppName, JobName,
     job::{Line, Reference},
+    row::{Scope, limits},
     store::Window,
 };
 use sqlx::{Row as _, SqliteConnection};
 
-use crate::{
-    error::Result,
-    limit::{Rooms, Scope, limits},
-    shared::Shared,
-    sql::Read as _,
-    tx,
-};
+use crate::{error::Result, limit::Rooms, shared::Shared, sql::Read as _};
 
 /// References of a group that are read at once, at least: many groups share a window.
 const PAGE: i64 = 16;
@@ -254,7 +249,7 @@ async fn out_by_scope(conn: &mut SqliteConnection, shared: &Shared, own: &Line) 
     let (live, paused) = (shared.live_executors(), shared.paused());
     let mut out = HashMap::new();
     for row in &rows {
-        let read = || Ok((tx::line(row)?, row.word::<AppName>("app")?, row.word::<JobName>("job")?));
+        let read = || Ok((row.line()?, row.word::<AppName>("app")?, row.word::<JobName>("job")?));
         let Some((line, app, job)) = shared.readable(row, read())? else {
             continue;
         };

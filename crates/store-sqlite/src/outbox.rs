@@ -13,7 +13,7 @@ use crate::{
     error::Result,
     shared::Shared,
     sql::{Read as _, push_hex},
-    tx::{self, Tx},
+    tx::Tx,
 };
 
 pub(crate) async fn lines(conn: &mut SqliteConnection, shared: &Shared) -> Result<Vec<LineRecord>> {
@@ -34,7 +34,7 @@ pub(crate) async fn lines(conn: &mut SqliteConnection, shared: &Shared) -> Resul
 
 fn record(row: &SqliteRow, now: Timestamp) -> Result<LineRecord> {
     Ok(LineRecord {
-        line: tx::line(row)?,
+        line: row.line()?,
         queued: u64::try_from(row.col::<i64>("queued")?).unwrap_or_default(),
         published: u64::try_from(row.col::<i64>("out")?).unwrap_or_default(),
         oldest_publication: row.time_or_none("oldest")?.map(|at| now.since(at)),
@@ -72,10 +72,10 @@ pub(crate) async fn published(tx: &mut Tx, published: &Published) -> Result<()> 
         if row.col("out")? {
             out += 1;
         } else {
-            tx.hint(Hint::Line(published.line.clone()));
+            tx.tally.hint(Hint::Line(published.line.clone()));
         }
     }
-    tx.count_out(&published.line, out);
+    tx.tally.count_out(&published.line, out);
     Ok(())
 }
 
@@ -105,9 +105,9 @@ pub(crate) async fn void(tx: &mut Tx, request: &(Line, Void)) -> Result<usize> {
     };
     let done = query.execute(&mut tx.conn).await?.rows_affected();
     let n = i64::try_from(done).unwrap_or(i64::MAX);
-    tx.count_out(line, -n);
+    tx.tally.count_out(line, -n);
     if n > 0 {
-        tx.hint(Hint::Line(line.clone()));
+        tx.tally.hint(Hint::Line(line.clone()));
     }
     Ok(usize::try_from(done).unwrap_or(usize::MAX))
 }

@@ -8,7 +8,7 @@ use sqlx::SqliteConnection;
 use crate::{
     error::Result,
     sql::Read as _,
-    tx::{self, After, Tx},
+    tx::{After, Tx},
 };
 
 /// The paused queues.
@@ -87,7 +87,7 @@ async fn hint_lines(tx: &mut Tx, queue: &QueueName) -> Result<()> {
         .fetch_all(&mut tx.conn)
         .await?;
     for row in rows {
-        tx.hint(Hint::Line(tx::line(&row)?));
+        tx.tally.hint(Hint::Line(row.line()?));
     }
     Ok(())
 }

@@ -2,7 +2,12 @@
 
 use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
-use robata_core::{AppName, AttemptId, definition::Retention, store::Pruned};
+use robata_core::{
+    AppName, AttemptId,
+    definition::Retention,
+    row::number::{CANCELLED, FAILED, SUCCEEDED},
+    store::Pruned,
+};
 use sqlx::{AssertSqlSafe, Row as _, SqliteConnection, sqlite::SqliteRow};
 
 use crate::{
@@ -11,7 +16,6 @@ use crate::{
     shared::Shared,
     sql::{Read as _, numbers},
     tx::Tx,
-    word::{CANCELLED, FAILED, SUCCEEDED},
 };
 
 /// Idempotency keys are kept at least this long after their job's end (PROTOCOL I3), and the job with its key: a replay
@@ -133,7 +137,7 @@ async fn apps_with_history(conn: &mut SqliteConnection, shared: &Shared) -> Resu
 }
 
 /// Those with a key and those without have an index each: the former are kept longer, and are not walked over meanwhile.
-async fn prune_jobs(tx: &mut Tx, app: &AppName, state: i64, kept: Duration, keyed: bool, max: i64) -> Result<usize> {
+async fn prune_jobs(tx: &mut Tx, app: &AppName, state: i16, kept: Duration, keyed: bool, max: i64) -> Result<usize> {
     macro_rules! ended {
         ($index:literal, $key:literal) => {
             concat!(

@@ -11,7 +11,7 @@ use sqlx::SqliteConnection;
 use crate::{
     enqueue::key_reused,
     error::{Fault, Result},
-    job_row::{JobRow, job_attempt, job_columns},
+    job_row::{self, job_attempt, job_columns},
     shared::Shared,
     sql::{Read as _, numbers},
     waiting,
@@ -58,7 +58,7 @@ async fn jobs(conn: &mut SqliteConnection, shared: &Shared, seqs: BTreeSet<i64>)
     .bind(numbers(seqs))
     .fetch_all(&mut *conn)
     .await?;
-    let rows: Vec<_> = rows.iter().map(JobRow::read).collect::<Result<_>>()?;
+    let rows: Vec<_> = rows.iter().map(job_row::read).collect::<Result<_>>()?;
     let seqs: Vec<_> = rows.iter().map(|row| row.seq).collect();
     let told = waiting::tell_all(conn, shared, rows).await?;
     Ok(seqs.into_iter().zip(told).collect())

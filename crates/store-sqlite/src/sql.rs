@@ -2,7 +2,7 @@
 
 use std::{collections::HashMap, fmt::Write as _, sync::Arc};
 
-use robata_core::{JobId, Timestamp};
+use robata_core::{AttemptState, JobId, JobState, Timestamp, job::Line, row::number};
 use serde::de::DeserializeOwned;
 use sqlx::{
     Arguments, AssertSqlSafe, Decode, Encode, Row, Sqlite, SqliteConnection, Type,
@@ -113,6 +113,16 @@ pub(crate) fn numbers(numbers: impl IntoIterator<Item = i64>) -> String {
     format!("[{}]", numbers.join(","))
 }
 
+/// A stored word or name.
+pub(crate) fn parse<T: std::str::FromStr<Err = robata_core::Error>>(text: &str) -> Result<T> {
+    text.parse().map_err(bad)
+}
+
+#[expect(clippy::needless_pass_by_value, reason = "it stands in map_err")]
+fn bad(error: robata_core::Error) -> Fault {
+    Fault::BadRow(error.full())
+}
+
 /// Reading a row's columns.
 pub(crate) trait Read {
     /// A column.
@@ -148,12 +158,22 @@ pub(crate) trait Read {
 
     /// A word or name.
     fn word<T: std::str::FromStr<Err = robata_core::Error>>(&self, name: &str) -> Result<T> {
-        crate::word::parse(self.col::<&str>(name)?)
+        parse(self.col::<&str>(name)?)
     }
 
     /// A word or name that may be missing.
     fn word_or_none<T: std::str::FromStr<Err = robata_core::Error>>(&self, name: &str) -> Result<Option<T>> {
-        self.col::<Option<&str>>(name)?.map(crate::word::parse).transpose()
+        self.col::<Option<&str>>(name)?.map(parse).transpose()
+    }
+
+    /// A job's state.
+    fn job_state(&self, name: &str) -> Result<JobState> {
+        number::job(self.col(name)?).map_err(bad)
+    }
+
+    /// An attempt's state.
+    fn attempt_state(&self, name: &str) -> Result<AttemptState> {
+        number::attempt(self.col(name)?).map_err(bad)
     }
 
     /// A JSON document.
@@ -164,6 +184,14 @@ pub(crate) trait Read {
     /// A JSON document that may be missing.
     fn json_or_none<T: DeserializeOwned>(&self, name: &str) -> Result<Option<T>> {
         Ok(self.col::<Option<&str>>(name)?.map(serde_json::from_str).transpose()?)
+    }
+
+    /// The columns `queue` and `executor`.
+    fn line(&self) -> Result<Line> {
+        Ok(Line {
+            queue: self.word("queue")?,
+            executor: self.word("executor")?,
+        })
     }
 }
 

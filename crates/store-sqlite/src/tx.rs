@@ -1,15 +1,11 @@
 //! The writer's transaction: its connection, its time, and what must follow from its commit.
 
-use std::{
-    collections::{BTreeMap, HashSet},
-    sync::Arc,
-    time::Duration,
-};
+use std::{sync::Arc, time::Duration};
 
 use robata_core::{
-    AttemptId, ErrorKind, IncarnationId, JobId, JobState, Timestamp,
+    ErrorKind, ExecutorName, IncarnationId, Timestamp,
     definition::Catalog,
-    job::Line,
+    row::{Tally, Transaction},
     store::{Hint, Register},
 };
 use sqlx::{Row as _, SqliteConnection};
@@ -38,10 +34,7 @@ pub(crate) struct Tx {
     /// The next attempt's.
     pub(crate) next_attempt: i64,
     pub(crate) inserts: Inserts,
-    counts: BTreeMap<Line, Counts>,
-    hints: Vec<Hint>,
-    lines: HashSet<Line>,
-    slot_freed: bool,
+    pub(crate) tally: Tally,
     after: Vec<After>,
 }
 
@@ -52,30 +45,6 @@ pub(crate) enum After {
     Draining(IncarnationId),
     Registered(Register),
     Marked,
-}
-
-/// Changes of a line's counts.
-#[derive(Clone, Copy, Debug, Default)]
-pub(crate) struct Counts {
-    pub(crate) scheduled: i64,
-    pub(crate) queued: i64,
-    pub(crate) running: i64,
-    pub(crate) out: i64,
-}
-
-impl Counts {
-    fn of(&mut self, state: JobState) -> Option<&mut i64> {
-        match state {
-            JobState::Scheduled => Some(&mut self.scheduled),
-            JobState::Queued => Some(&mut self.queued),
-            JobState::Running => Some(&mut self.running),
-            _ => None,
-        }
-    }
-
-    fn is_zero(self) -> bool {
-        [self.scheduled, self.queued, self.running, self.out] == [0; 4]
-    }
 }
 
 impl Tx {
@@ -96,10 +65,7 @@ impl Tx {
             next_seq: job + 1,
             next_attempt: attempt + 1,
             inserts: Inserts::default(),
-            counts: BTreeMap::new(),
-            hints: Vec::new(),
-            lines: HashSet::new(),
-            slot_freed: false,
+            tally: Tally::default(),
             after: Vec::new(),
         })
     }
@@ -128,8 +94,7 @@ impl Tx {
                 After::Marked => self.shared.leases().mark(self.boot),
             }
         }
-        let lines = std::mem::take(&mut self.lines).into_iter().map(Hint::Line);
-        for hint in lines.chain(std::mem::take(&mut self.hints)) {
+        for hint in self.tally.take_hints() {
             // Nobody listens: nobody needs it.
             let _ = self.shared.hints.send(hint);
         }
@@ -150,48 +115,12 @@ impl Tx {
     fn forget(&mut self) {
         self.catalog = self.shared.catalog();
         self.paused = self.shared.paused();
-        self.counts.clear();
-        self.hints.clear();
-        self.lines.clear();
+        self.tally = Tally::default();
         self.after.clear();
-        self.slot_freed = false;
-    }
-
-    /// Notes what a job's move does to its line's counts.
-    pub(crate) fn count(&mut self, line: &Line, from: Option<JobState>, to: Option<JobState>) {
-        self.count_many(line, from, to, 1);
-    }
-
-    /// The same for `n` jobs.
-    pub(crate) fn count_many(&mut self, line: &Line, from: Option<JobState>, to: Option<JobState>, n: i64) {
-        let counts = self.line_counts(line);
-        if let Some(count) = from.and_then(|state| counts.of(state)) {
-            *count -= n;
-        }
-        if let Some(count) = to.and_then(|state| counts.of(state)) {
-            *count += n;
-        }
-    }
-
-    /// Notes that so many more (or less) of a line's jobs are out.
-    pub(crate) fn count_out(&mut self, line: &Line, n: i64) {
-        if n != 0 {
-            self.line_counts(line).out += n;
-        }
-    }
-
-    fn line_counts(&mut self, line: &Line) -> &mut Counts {
-        if !self.counts.contains_key(line) {
-            self.counts.insert(line.clone(), Counts::default());
-        }
-        self.counts.get_mut(line).expect("it was just made")
     }
 
     async fn write_counts(&mut self) -> Result<()> {
-        for (line, counts) in std::mem::take(&mut self.counts) {
-            if counts.is_zero() {
-                continue;
-            }
+        for (line, counts) in self.tally.take_counts() {
             sqlx::query(
                 "INSERT INTO counters (queue, executor, scheduled, queued, running, out) VALUES (?, ?, ?, ?, ?, ?)
                  ON CONFLICT DO UPDATE SET scheduled = scheduled + excluded.scheduled, queued = queued + excluded.queued,
@@ -209,39 +138,15 @@ impl Tx {
         Ok(())
     }
 
-    /// Tells after the commit.
-    pub(crate) fn hint(&mut self, hint: Hint) {
-        match hint {
-            Hint::Line(line) => {
-                self.lines.insert(line);
-            }
-            other if self.hints.last() == Some(&other) => {}
-            other => self.hints.push(other),
-        }
-    }
-
-    pub(crate) fn hint_job(&mut self, job: JobId) {
-        self.hint(Hint::Job(job));
-    }
-
-    pub(crate) fn hint_attempt(&mut self, attempt: AttemptId) {
-        self.hint(Hint::Attempt(attempt));
-    }
-
-    /// Notes that a slot of a `max_running` has become free: every line with something that waits may have a use for it.
-    pub(crate) fn free_slot(&mut self) {
-        self.slot_freed = true;
-    }
-
     async fn find_freed_lines(&mut self) -> Result<()> {
-        if !std::mem::take(&mut self.slot_freed) {
+        if !self.tally.take_freed() {
             return Ok(());
         }
         let rows = sqlx::query("SELECT queue, executor FROM counters WHERE queued > out")
             .fetch_all(&mut self.conn)
             .await?;
         for row in rows {
-            self.lines.insert(line(&row)?);
+            self.tally.hint(Hint::Line(row.line()?));
         }
         Ok(())
     }
@@ -263,14 +168,27 @@ impl Tx {
         self.after.push(after);
     }
 
-    /// A stamp for a row that has an earlier one: never before it (PROTOCOL T1).
-    pub(crate) fn stamp(&self, earlier: Timestamp) -> Timestamp {
-        self.now.max(earlier)
-    }
-
     /// Refuses an incarnation whose lease has ended.
     pub(crate) fn fence(&self, id: IncarnationId, operation: &'static str) -> Result<()> {
         fence(&self.shared, id, operation)
+    }
+}
+
+impl Transaction for Tx {
+    fn now(&self) -> Timestamp {
+        self.now
+    }
+
+    fn catalog(&self) -> &Catalog {
+        &self.catalog
+    }
+
+    fn default_executor(&self) -> Option<&ExecutorName> {
+        self.shared.default_executor.as_ref()
+    }
+
+    fn tally(&mut self) -> &mut Tally {
+        &mut self.tally
     }
 }
 
@@ -281,12 +199,4 @@ pub(crate) fn fence(shared: &Shared, id: IncarnationId, operation: &'static str)
     }
     let message = format!("the lease of incarnation {id} has ended; go on as a new one");
     Err(refused(ErrorKind::Fenced, operation, message))
-}
-
-/// A row's line.
-pub(crate) fn line(row: &sqlx::sqlite::SqliteRow) -> Result<Line> {
-    Ok(Line {
-        queue: row.word("queue")?,
-        executor: row.word("executor")?,
-    })
 }

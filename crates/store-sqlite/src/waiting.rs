@@ -1,20 +1,13 @@
 //! Why a job waits: worked out when it is read.
 
-use std::collections::BTreeSet;
-
 use robata_core::{
-    ExecutorName, JobState, WaitingReason,
-    job::{JobRecord, Waiting},
-    store::Pause,
+    JobState,
+    job::JobRecord,
+    row::{JobRow, limits},
 };
 use sqlx::SqliteConnection;
 
-use crate::{
-    error::Result,
-    job_row::JobRow,
-    limit::{Rooms, limits},
-    shared::Shared,
-};
+use crate::{error::Result, limit::Rooms, shared::Shared};
 
 /// Tells rows, each with why it waits.
 pub(crate) async fn tell_all(
@@ -33,7 +26,11 @@ pub(crate) async fn tell_all(
             _ => Vec::new(),
         };
         let full = rooms.of(conn, &limits).await?.is_some_and(|room| room <= 0);
-        let waiting = why(&row, paused.get(&row.line.queue), &executors, full);
+        let waiting = row.waiting(
+            paused.get(&row.line.queue),
+            executors.contains(&row.line.executor),
+            full,
+        );
         told.push(row.tell(waiting));
     }
     Ok(told)
@@ -43,37 +40,4 @@ pub(crate) async fn tell_all(
 pub(crate) async fn tell(conn: &mut SqliteConnection, shared: &Shared, row: JobRow) -> Result<JobRecord> {
     let mut told = tell_all(conn, shared, vec![row]).await?;
     Ok(told.remove(0))
-}
-
-/// Why a job waits; `full`: a `max_running` leaves it no room.
-pub(crate) fn why(
-    row: &JobRow,
-    paused: Option<&Pause>,
-    executors: &BTreeSet<ExecutorName>,
-    full: bool,
-) -> Option<Waiting> {
-    if let (JobState::Queued, Some(pause)) = (row.state, paused) {
-        return Some(Waiting {
-            reason: WaitingReason::Paused,
-            message: Some(pause.reason.clone()).filter(|reason| !reason.is_empty()),
-            since: row.moved_at.max(pause.since),
-        });
-    }
-    let (reason, message) = match row.state {
-        JobState::Running => return row.starting.clone(),
-        JobState::Scheduled if row.attempt > 0 => (WaitingReason::Backoff, None),
-        JobState::Scheduled => (WaitingReason::Delayed, None),
-        JobState::Queued if !executors.contains(&row.line.executor) => {
-            let message = format!("no live worker has the executor {}", row.line.executor);
-            (WaitingReason::NoWorker, Some(message))
-        }
-        JobState::Queued if full => (WaitingReason::MaxRunning, None),
-        JobState::Queued if row.published_at.is_none() => (WaitingReason::Unpublished, None),
-        _ => return None,
-    };
-    Some(Waiting {
-        reason,
-        message,
-        since: row.moved_at,
-    })
 }
