@@ -42,7 +42,8 @@ async fn master(args: Args) -> anyhow::Result<ExitCode> {
     };
     let url = listener.url()?;
     let mut running = Running::new();
-    running.api(listener, &parts, &settings, metrics, None);
+    let api = running.local_api(&parts, &settings, metrics, None);
+    running.api(listener, api);
     running.scheduler(&parts, &settings);
     let installation = parts.store().installation();
     tracing::info!(event = "listening", url, %installation, "robata-master listens");

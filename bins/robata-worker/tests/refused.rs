@@ -1,40 +1,16 @@
 //! Settings under which a worker does not start, and what it says about them.
-#![expect(clippy::unwrap_used, reason = "helpers of tests fail by panicking, too")]
 
-use std::{
-    fs,
-    process::{Command, Output},
-};
+use std::process::Output;
+
+use robata_testkit::program::{NO_SERVICES, run, tells};
 
 fn worker(settings: &str, args: &[&str]) -> Output {
-    let folder = tempfile::tempdir().unwrap();
-    let file = folder.path().join("robata.toml");
-    let data = folder.path().display();
-    fs::write(&file, format!("[data]\nfolder = \"{data}\"\n{settings}")).unwrap();
-    Command::new(env!("CARGO_BIN_EXE_robata-worker"))
-        .env_clear()
-        .arg("--config")
-        .arg(file)
-        .args(args)
-        .output()
-        .unwrap()
+    run(env!("CARGO_BIN_EXE_robata-worker"), settings, args)
 }
-
-#[track_caller]
-fn tells(output: &Output, code: i32, parts: &[&str]) {
-    let said = String::from_utf8_lossy(&output.stderr);
-    assert_eq!(output.status.code(), Some(code), "{said}");
-    for part in parts {
-        assert!(said.contains(part), "{part:?} is not in: {said}");
-    }
-}
-
-const SERVICES: &str =
-    "[store.postgres]\nurl = \"postgres://x@127.0.0.1:1/x\"\n[queue.redis]\nurl = \"redis://127.0.0.1:1\"\n";
 
 #[test]
 fn an_address_that_others_reach_is_refused() {
-    let output = worker(SERVICES, &["--listen", "0.0.0.0:0"]);
+    let output = worker(NO_SERVICES, &["--listen", "0.0.0.0:0"]);
     tells(
         &output,
         1,
@@ -61,22 +37,22 @@ fn an_address_that_is_none_is_told_with_its_key() {
 
 #[test]
 fn a_store_that_does_not_answer_is_told() {
-    let output = worker(SERVICES, &[]);
+    let output = worker(NO_SERVICES, &[]);
     tells(&output, 1, &["error: "]);
     assert!(!String::from_utf8_lossy(&output.stderr).contains("panicked"));
 }
 
 #[test]
 fn an_executor_or_queue_that_cannot_be_is_wrong_use() {
-    let output = worker(SERVICES, &["--executor", "moon"]);
+    let output = worker(NO_SERVICES, &["--executor", "moon"]);
     tells(&output, 2, &["--executor moon", "docker, process"]);
-    let output = worker(SERVICES, &["--queue", "a=0"]);
+    let output = worker(NO_SERVICES, &["--queue", "a=0"]);
     tells(&output, 2, &["--queue a=0", "from 1"]);
 }
 
 #[test]
 fn queues_in_two_orders_are_refused() {
-    let settings = format!("{SERVICES}[worker]\nqueues = {{ a = 1 }}\nqueues_strict = [\"b\"]\n");
+    let settings = format!("{NO_SERVICES}[worker]\nqueues = {{ a = 1 }}\nqueues_strict = [\"b\"]\n");
     tells(
         &worker(&settings, &[]),
         1,

@@ -2,7 +2,7 @@
 
 use std::process::ExitCode;
 
-use robata_client::Client;
+use robata_client::{ApplyRequest, Client, ClientError};
 use robata_daemon::{Ended, Parts, Role, Running, Signals, bind, only_executors, telemetry};
 use serde_json::json;
 
@@ -28,11 +28,14 @@ pub(crate) async fn up(args: UpArgs, out: &Output) -> anyhow::Result<ExitCode> {
     let url = listener.url()?;
     let worker = parts.worker(&settings);
     let mut running = Running::new();
-    running.api(listener, &parts, &settings, metrics, Some(worker.status()));
-
-    let client = Client::new(&url, None)?;
+    let api = running.local_api(&parts, &settings, metrics, Some(worker.status()));
     if let Some(file) = &args.apply {
-        let answer = apply_file(&client, file, false).await?;
+        // The address is ours, but nobody is answered yet: whoever is finds the definitions.
+        let apply = async |request: ApplyRequest| api.apply(&request).await.map_err(ClientError::Problem);
+        let answer = tokio::select! {
+            answer = apply_file(file, apply) => answer?,
+            signal = signals.next() => return Ok(signal.code()),
+        };
         let changed = answer
             .plan
             .iter()
@@ -41,6 +44,7 @@ pub(crate) async fn up(args: UpArgs, out: &Output) -> anyhow::Result<ExitCode> {
         let event = json!({"event": "applied", "file": file, "changed": changed});
         out.event(&event, || format!("applied {}: {changed} changed", file.display()))?;
     }
+    running.api(listener, api);
     running.scheduler(&parts, &settings);
     running.worker(worker);
     tell_unreached(&parts, out).await?;
@@ -58,7 +62,7 @@ pub(crate) async fn up(args: UpArgs, out: &Output) -> anyhow::Result<ExitCode> {
             .iter()
             .map(|(name, chosen)| (name.clone(), chosen.clone()))
             .collect();
-        let show = demo::Demo::new(client, parts.executors(), executors, *out);
+        let show = demo::Demo::new(Client::new(&url, None)?, parts.executors(), executors, *out);
         let stop = running.token();
         running.part(DEMO, async move {
             // It waits for jobs over an API that ends with us.

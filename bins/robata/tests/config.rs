@@ -172,7 +172,8 @@ fn config_prints_each_value_with_its_place() {
         .env("ROBATA_CONFIG", &file);
     command
         .env("ROBATA_WORKER__HOST", "elsewhere")
-        .env("XDG_DATA_HOME", "/data");
+        .env("XDG_DATA_HOME", "/data")
+        .env("DOCKER_HOST", "unix:///run/user/1000/docker.sock");
     let ran = Running::start(command).end();
     assert_eq!(ran.code, Some(0), "{ran:?}");
     for part in [
@@ -180,6 +181,7 @@ fn config_prints_each_value_with_its_place() {
         &format!("limits.labels = 7  # {}:2", file.display()),
         "worker.host = \"elsewhere\"  # variable ROBATA_WORKER__HOST",
         "data.folder = \"/data/robata\"  # default",
+        "executors.docker.docker.host = \"unix:///run/user/1000/docker.sock\"  # variable DOCKER_HOST",
     ] {
         assert!(ran.stdout.contains(part), "{part} is not in\n{}", ran.stdout);
     }

@@ -55,6 +55,20 @@ fn it_names_an_engine_that_is_not_reachable() {
 }
 
 #[test]
+fn it_tries_the_engine_that_docker_host_names_and_says_where_it_is_not_to_be_had_that_way() {
+    let folder = tempfile::tempdir().unwrap();
+    let socket = format!("unix://{}/none.sock", folder.path().display());
+    for (host, words) in [(socket.as_str(), "not reachable"), ("ssh://me@far", "ssh -NL")] {
+        let ran = doctor(folder.path(), &["--listen", "127.0.0.1:0"], &[("DOCKER_HOST", host)]);
+        assert_eq!(ran.code, Some(1), "{ran:?}");
+        let check = check(&ran, "executor docker");
+        let message = check["message"].as_str().unwrap();
+        assert!(message.contains(host) && message.contains(words), "{check}");
+        assert!(check["todo"].as_str().unwrap().contains("DOCKER_HOST"), "{check}");
+    }
+}
+
+#[test]
 fn it_names_a_data_folder_and_a_log_folder_that_cannot_be_written() {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("file");

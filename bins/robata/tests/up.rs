@@ -3,7 +3,13 @@
 
 mod support;
 
-use std::{fs, net::TcpListener};
+use std::{
+    fs,
+    io::{Read, Write},
+    net::{TcpListener, TcpStream},
+    os::unix::net::UnixStream,
+    time::Duration,
+};
 
 use nix::sys::signal::Signal;
 use support::{Options, Ran, Running, Server, robata};
@@ -89,14 +95,123 @@ fn a_data_folder_that_cannot_be_made_is_told() {
 #[test]
 fn definitions_are_applied_before_it_listens() {
     let folder = tempfile::tempdir().unwrap();
+    // A pipe: the definitions are not there until somebody writes them, and the apply waits for them.
     let file = folder.path().join("jobs.toml");
+    nix::unistd::mkfifo(&file, nix::sys::stat::Mode::S_IRWXU).unwrap();
+    let free = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = free.local_addr().unwrap();
+    drop(free);
+    let mut command = robata();
+    command
+        .args([
+            "--output",
+            "json",
+            "up",
+            "--executor",
+            "process",
+            "--listen",
+            &address.to_string(),
+        ])
+        .arg("--data-dir")
+        .arg(folder.path().join("data"))
+        .arg("--apply")
+        .arg(&file);
+    let server = Running::start(command);
+
+    // The address is taken before anything changes...
+    let mut client = support::eventually("it takes its address", || TcpStream::connect(address).ok());
+    client
+        .write_all(b"GET /api/v1/apps HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n")
+        .unwrap();
+    // ...but nobody is answered before the definitions are in force.
+    client.set_read_timeout(Some(Duration::from_millis(500))).unwrap();
+    let mut answer = String::new();
+    let early = client.read_to_string(&mut answer);
+    assert!(early.is_err(), "answered before the definitions were read: {answer}");
     fs::write(&file, LONG).unwrap();
-    let server = Server::with(Options {
-        args: vec!["--apply".into(), file.to_str().unwrap().into()],
-        ..Options::default()
-    });
-    assert_eq!(server.event("applied").unwrap()["changed"], 3);
-    assert_eq!(server.json(&["apps", "list"])["apps"][0]["app"], "t");
+    client.set_read_timeout(Some(support::DEADLINE)).unwrap();
+    client.read_to_string(&mut answer).unwrap();
+    assert!(
+        answer.starts_with("HTTP/1.1 200") && answer.contains("\"app\":\"t\""),
+        "{answer}"
+    );
+
+    server.signal(Signal::SIGTERM);
+    let ran = server.end();
+    assert_eq!(ran.code, Some(0), "{ran:?}");
+    let lines = ran.json_lines();
+    let at = |kind: &str| lines.iter().position(|event| event["event"] == kind);
+    assert!(at("applied").unwrap() < at("listening").unwrap(), "{lines:?}");
+    assert_eq!(lines[at("applied").unwrap()]["changed"], 3);
+}
+
+#[test]
+fn a_signal_while_definitions_are_awaited_ends_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("jobs.toml");
+    nix::unistd::mkfifo(&file, nix::sys::stat::Mode::S_IRWXU).unwrap();
+    let socket = folder.path().join("up.sock");
+    let mut command = robata();
+    command
+        .args([
+            "up",
+            "--executor",
+            "process",
+            "--listen",
+            &format!("unix:{}", socket.display()),
+        ])
+        .arg("--data-dir")
+        .arg(folder.path().join("data"))
+        .arg("--apply")
+        .arg(&file);
+    let server = Running::start(command);
+    support::eventually("it takes its socket", || UnixStream::connect(&socket).ok());
+    server.signal(Signal::SIGTERM);
+    assert_eq!(server.end().code, Some(143));
+}
+
+#[test]
+fn it_listens_at_a_unix_socket() {
+    let folder = tempfile::tempdir().unwrap();
+    let (file, socket) = (folder.path().join("jobs.toml"), folder.path().join("up.sock"));
+    fs::write(&file, LONG).unwrap();
+    let mut command = robata();
+    command
+        .args([
+            "up",
+            "--executor",
+            "process",
+            "--listen",
+            &format!("unix:{}", socket.display()),
+        ])
+        .arg("--data-dir")
+        .arg(folder.path().join("data"))
+        .arg("--apply")
+        .arg(&file);
+    let server = Running::start(command);
+    let mut client = support::eventually("it takes its socket", || UnixStream::connect(&socket).ok());
+    client
+        .write_all(b"GET /api/v1/apps HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n")
+        .unwrap();
+    let mut answer = String::new();
+    client.read_to_string(&mut answer).unwrap();
+    assert!(answer.contains("\"app\":\"t\""), "{answer}");
+    server.signal(Signal::SIGTERM);
+    assert_eq!(server.end().code, Some(0));
+    assert!(!socket.exists());
+}
+
+#[test]
+fn a_docker_host_that_cannot_be_spoken_to_is_told_with_what_to_do() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut command = robata();
+    command
+        .args(["up", "--listen", "127.0.0.1:0", "--data-dir"])
+        .arg(folder.path())
+        .env("DOCKER_HOST", "ssh://me@far");
+    let ran = Running::start(command).end();
+    assert_eq!(ran.code, Some(1), "{ran:?}");
+    ran.tells(&["ssh://me@far", "unix:// or tcp://", "ssh -NL", "robata config"]);
 }
 
 #[test]

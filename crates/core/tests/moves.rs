@@ -3,13 +3,16 @@
 //!
 //! The steps are those that every store takes inside its transaction; only the rows' keeping is this file's.
 
+mod events;
+
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
+use events::{attempt_events, job_events};
 use proptest::prelude::*;
 use robata_core::{
     AttemptState, ClaimId, Epoch, ExecutorName, IncarnationId, JobId, JobState, Payload, Reason, Timestamp,
     WaitingReason,
-    attempt::{AttemptChange, AttemptWrite, LogSummary, may_write},
+    attempt::{AttemptChange, AttemptWrite, LogSummary},
     definition::{Catalog, Definition},
     executor::{Handle, RealmId},
     finish::{End, MAX_NEVER_SET_GOING, NeverRan, Outcome, StopCause},
@@ -17,7 +20,7 @@ use robata_core::{
     request::StartRequest,
     retry::RetryPolicy,
     row::{AttemptRow, Candidate, Fit, JobRow, Tally, Transaction},
-    state::{AfterAttempt, AttemptEvent, JobEvent},
+    state::JobEvent,
 };
 
 /// A transaction of a store whose clock stands still now and then.
@@ -120,8 +123,8 @@ fn us() -> IncarnationId {
 
 fn line() -> Line {
     Line {
-        queue: "shop".parse().unwrap(),
-        executor: "process".parse().unwrap(),
+        queue: "shop".parse().expect("a name"),
+        executor: "process".parse().expect("a name"),
     }
 }
 
@@ -137,8 +140,8 @@ impl Job {
     fn new(delayed: bool, policy: &RetryPolicy, tx: &Tx) -> Self {
         let new = NewJob {
             id: JobId::new(),
-            app: "shop".parse().unwrap(),
-            job: "mail".parse().unwrap(),
+            app: "shop".parse().expect("a name"),
+            job: "mail".parse().expect("a name"),
             line: line(),
             queue_chosen: false,
             payload: Payload::null(),
@@ -398,32 +401,6 @@ impl Job {
     }
 }
 
-fn job_events() -> impl Iterator<Item = JobEvent> {
-    use AfterAttempt as After;
-    let after = [
-        After::Succeed,
-        After::Fail,
-        After::Cancel,
-        After::RetryLater,
-        After::RetryNow,
-    ];
-    let others = [
-        JobEvent::Due,
-        JobEvent::Claimed,
-        JobEvent::CancelledWaiting,
-        JobEvent::Unrunnable,
-        JobEvent::RetriedByHand,
-    ];
-    others.into_iter().chain(after.map(JobEvent::AttemptEnded))
-}
-
-fn attempt_events() -> impl Iterator<Item = AttemptEvent> {
-    let ends = AttemptState::ALL.iter().copied().map(AttemptEvent::Ended);
-    [AttemptEvent::Started, AttemptEvent::StopDecided]
-        .into_iter()
-        .chain(ends)
-}
-
 fn ends() -> impl Strategy<Value = End> {
     let never = prop_oneof![
         Just(NeverRan::ImagePull),
@@ -579,71 +556,5 @@ proptest! {
             job.write(0, 1 + u32::try_from(index).unwrap() % raised, change, &mut tx);
             prop_assert_eq!(&job, &before);
         }
-    }
-}
-
-#[test]
-fn only_the_holder_writes_and_only_with_its_own_epoch() {
-    let (us, other) = (IncarnationId::new(), IncarnationId::new());
-    assert!(may_write((us, 2), (us, 2)));
-    for writer in [(us, 1), (us, 3), (other, 2)] {
-        assert!(!may_write((us, 2), writer), "{writer:?}");
-    }
-}
-
-#[test]
-fn an_ended_job_is_left_by_nothing_but_a_retry_by_hand_of_a_failed_one() {
-    for state in JobState::ALL.iter().copied().filter(|state| state.is_ended()) {
-        for event in job_events() {
-            let by_hand = state == JobState::Failed && event == JobEvent::RetriedByHand;
-            let expected = by_hand.then_some(JobState::Queued);
-            assert_eq!(state.after(event), expected, "{state} on {event:?}");
-        }
-    }
-}
-
-#[test]
-fn an_ended_attempt_is_left_by_nothing_and_a_live_one_ends_only_in_an_end() {
-    for state in AttemptState::ALL {
-        for event in attempt_events() {
-            let next = state.after(event);
-            if !state.is_live() {
-                assert_eq!(next, None, "{state} on {event:?}");
-            }
-            if let AttemptEvent::Ended(end) = event {
-                assert!(
-                    next.is_none_or(|next| next == end && !next.is_live()),
-                    "{state} on {event:?}"
-                );
-            }
-        }
-    }
-}
-
-#[test]
-fn every_state_can_be_reached_and_every_live_one_can_be_left() {
-    for state in JobState::ALL
-        .iter()
-        .filter(|state| !matches!(state, JobState::Scheduled | JobState::Queued))
-    {
-        let reached = JobState::ALL
-            .iter()
-            .any(|from| job_events().any(|event| from.after(event) == Some(*state)));
-        assert!(reached, "nothing leads to {state}");
-    }
-    for state in JobState::ALL.iter().filter(|state| !state.is_ended()) {
-        assert!(
-            job_events().any(|event| state.after(event).is_some()),
-            "nothing leads out of {state}"
-        );
-    }
-    for state in AttemptState::ALL
-        .iter()
-        .filter(|state| **state != AttemptState::Starting)
-    {
-        let reached = AttemptState::ALL
-            .iter()
-            .any(|from| attempt_events().any(|event| from.after(event) == Some(*state)));
-        assert!(reached, "nothing leads to {state}");
     }
 }

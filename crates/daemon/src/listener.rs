@@ -1,4 +1,4 @@
-//! Listening: a port of the loopback address, or a Unix socket; and serving there until told to stop.
+//! Listening: a port of the loopback address, or a Unix socket.
 
 use std::{
     fs,
@@ -8,18 +8,18 @@ use std::{
         net::UnixStream,
     },
     path::{Path, PathBuf},
-    time::Duration,
 };
 
 use axum::Router;
 use robata_settings::Listen;
-use tokio::net::{TcpListener, UnixListener};
-use tokio_util::sync::CancellationToken;
+use tokio::net::{TcpListener, TcpStream, UnixListener};
+use tokio_util::{either::Either, sync::CancellationToken};
 
-use crate::fault::Coded;
+use crate::{
+    fault::Coded,
+    serve::{Limits, serve},
+};
 
-/// What follows a log may hold its connection open; stopping does not wait longer for it.
-const LAST_ANSWERS: Duration = Duration::from_secs(2);
 /// Who reaches a socket acts as admin: its user and group.
 const SOCKET_MODE: u32 = 0o660;
 
@@ -42,31 +42,35 @@ impl Listener {
     }
 
     /// Serves until told to stop; what is still being answered then has a moment to end.
-    pub async fn serve(self, router: Router, stop: CancellationToken) -> anyhow::Result<()> {
-        let stopped = stop.clone();
-        let last_answers = async {
-            stopped.cancelled().await;
-            tokio::time::sleep(LAST_ANSWERS).await;
-            io::Result::Ok(())
+    pub async fn serve(self, router: Router, stop: CancellationToken) {
+        let path = match &self {
+            Self::Tcp(_) => None,
+            Self::Unix(_, path) => Some(path.clone()),
         };
-        let stop = stop.cancelled_owned();
-        match self {
-            Self::Tcp(listener) => tokio::select! {
-                served = axum::serve(listener, router).with_graceful_shutdown(stop) => served?,
-                over = last_answers => over?,
-            },
-            Self::Unix(listener, path) => {
-                tokio::select! {
-                    served = axum::serve(listener, router).with_graceful_shutdown(stop) => served?,
-                    over = last_answers => over?,
-                }
-                // The next start removes it as well.
-                let _ = fs::remove_file(path);
-            }
+        serve(self, router, Limits::here(), stop).await;
+        if let Some(path) = path {
+            // The next start removes it as well.
+            let _ = fs::remove_file(path);
         }
-        Ok(())
+    }
+
+    /// The next connection.
+    pub(crate) async fn accept(&self) -> io::Result<Connection> {
+        match self {
+            Self::Tcp(listener) => {
+                let (stream, _) = listener.accept().await?;
+                // A log that is followed comes in small pieces, none of which is to wait for the next. One that cannot
+                // be told so is gone already.
+                let _ = stream.set_nodelay(true);
+                Ok(Either::Left(stream))
+            }
+            Self::Unix(listener, _) => Ok(Either::Right(listener.accept().await?.0)),
+        }
     }
 }
+
+/// A client's.
+pub(crate) type Connection = Either<TcpStream, tokio::net::UnixStream>;
 
 /// Takes the place, or says what to do.
 pub async fn bind(listen: &Listen) -> anyhow::Result<Listener> {

@@ -63,7 +63,7 @@ impl Parts {
             Role::Worker | Role::All => robata_adapters::executors(settings, store.installation())
                 .await
                 .map_err(told)
-                .context("cannot open the executors")?,
+                .context("cannot open the executors (`robata config` shows where each of their settings came from)")?,
         };
         Ok(Self {
             store,
@@ -166,6 +166,11 @@ fn worker(settings: &Settings) -> WorkerConfig {
         .executors
         .iter()
         .map(|(name, executor)| (name.clone(), executor.slots()))
+        .collect();
+    config.fence = settings
+        .executors
+        .iter()
+        .filter_map(|(name, executor)| Some((name.clone(), executor.fence()?)))
         .collect();
     config.orphan_after = of.orphan_after;
     config.logs_patience = of.logs_patience;

@@ -8,7 +8,7 @@ use robata_worker::{StatusReader, Worker};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-use crate::{listener::Listener, needs, parts::Parts};
+use crate::{listener::Listener, local::LocalApi, needs, parts::Parts};
 
 /// What runs beside each other.
 #[derive(Debug, Default)]
@@ -58,20 +58,25 @@ impl Running {
         self.tasks.spawn(async move { (name, work.await) });
     }
 
-    /// The API; `worker` is one that runs in this process, too.
-    pub fn api(
-        &mut self,
-        listener: Listener,
+    /// The API, answered nowhere yet; `worker` is one that runs in this process, too.
+    #[must_use]
+    pub fn local_api(
+        &self,
         parts: &Parts,
         settings: &Settings,
         metrics: WriteMetrics,
         worker: Option<StatusReader>,
-    ) {
+    ) -> LocalApi {
         let mut api = Api::new(parts.store(), parts.logs(), api(settings));
         api.shutdown = self.token();
         api.others = Some(needs::of_master(parts.queue(), worker));
         api.metrics = Some(metrics);
-        self.serve("API", listener, robata_api::router(api));
+        LocalApi(robata_api::router(api))
+    }
+
+    /// Answers others there.
+    pub fn api(&mut self, listener: Listener, api: LocalApi) {
+        self.serve("API", listener, api.0);
     }
 
     /// A worker's own small listener.
@@ -93,7 +98,10 @@ impl Running {
 
     fn serve(&mut self, name: &'static str, listener: Listener, router: Router) {
         let stop = self.token();
-        self.part(name, async move { listener.serve(router, stop).await.map(|()| 0) });
+        self.part(name, async move {
+            listener.serve(router, stop).await;
+            Ok(0)
+        });
     }
 
     /// The scheduler.

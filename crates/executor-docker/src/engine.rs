@@ -120,10 +120,18 @@ pub(crate) fn check_host(host: &str) -> Result<()> {
     if known.iter().any(|scheme| host.starts_with(scheme)) {
         return Ok(());
     }
+    let instead = match host.split_once("://") {
+        Some(("ssh", _)) => {
+            "; ssh is not spoken: forward the engine's socket (ssh -NL /PATH/docker.sock:/var/run/docker.sock HOST) and \
+             use unix:///PATH/docker.sock"
+        }
+        Some(("https", _)) => "; TLS is not spoken",
+        _ => "",
+    };
     Err(Error::new(
         ErrorKind::Invalid,
         "docker.connect",
-        format!("cannot connect to {host:?}: an engine's address begins with unix:// or tcp://"),
+        format!("cannot connect to {host:?}: an engine's address begins with unix:// or tcp://{instead}"),
     ))
 }
 

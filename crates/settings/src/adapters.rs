@@ -84,13 +84,28 @@ impl ExecutorSettings {
             Self::Process(process) => process.lost_after.0,
         }
     }
+
+    /// So long after its lease's end a worker that cannot renew it stops what it runs there; `None`: it leaves it running.
+    #[must_use]
+    pub fn fence(&self) -> Option<Duration> {
+        let fence = match self {
+            Self::Docker(docker) => docker.fence,
+            Self::Process(process) => process.fence,
+        };
+        let after = self.lost_after().filter(|_| fence)?;
+        Some(after.saturating_sub(FENCED_BEFORE))
+    }
 }
+
+/// So long before an attempt may be called lost it is stopped by its own worker, where the executor has a fence.
+pub(crate) const FENCED_BEFORE: Duration = Duration::from_secs(60);
 
 /// `[executors.NAME.docker]`.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct DockerSettings {
-    /// Where the engine listens, as `unix:///var/run/docker.sock` or `tcp://host:2375`.
+    /// Where the engine listens, as `unix:///var/run/docker.sock` or `tcp://host:2375` (without TLS); default: what the
+    /// variable `DOCKER_HOST` says, else [`DOCKER_HOST`](crate::DOCKER_HOST).
     pub host: String,
     /// Docker's `config.json`, for the credentials of registries (its `auths`).
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -109,6 +124,9 @@ pub struct DockerSettings {
     pub max: MaxSettings,
     /// The time after which an attempt that nobody came for is lost (PROTOCOL H6).
     pub lost_after: LostAfter,
+    /// Whether a worker that cannot renew its lease stops what it runs one minute before `lost_after`, so that no second
+    /// attempt runs beside the first. For engines that one worker alone reaches: another one may have adopted what runs.
+    pub fence: bool,
 }
 
 /// `[executors.NAME.docker.max]`; what is not set has no bound.
@@ -144,6 +162,9 @@ pub struct ProcessSettings {
     pub slots: u32,
     /// The time after which an attempt that nobody came for is lost (PROTOCOL H6).
     pub lost_after: LostAfter,
+    /// Whether a worker that cannot renew its lease stops what it runs one minute before `lost_after`, so that no second
+    /// attempt runs beside the first. For engines that one worker alone reaches: another one may have adopted what runs.
+    pub fence: bool,
 }
 
 /// A time, or `never`.

@@ -23,6 +23,8 @@ pub use listen::Listen;
 pub use load::{Defaults, Flag, Loaded, Sources};
 pub use provenance::Entry;
 pub use services::{Eviction, Migrate, PostgresSettings, RedisSettings};
-pub use tables::{DataSettings, DefinitionSettings, LimitSettings, SchedulerSettings, ServerSettings, Settings};
+pub use tables::{
+    DOCKER_HOST, DataSettings, DefinitionSettings, LimitSettings, SchedulerSettings, ServerSettings, Settings,
+};
 pub use telemetry::{LogForm, TelemetrySettings};
 pub use worker::{OnSigterm, WorkerSettings};

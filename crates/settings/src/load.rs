@@ -18,6 +18,9 @@ use crate::{
     whole,
 };
 
+/// The variable by which Docker's own programs are told where the engine is.
+const DOCKER_HOST: &str = "DOCKER_HOST";
+
 /// What the machine decides.
 #[derive(Clone, Debug)]
 pub struct Defaults {
@@ -47,7 +50,8 @@ pub struct Sources {
     pub defaults: Defaults,
     /// The settings file, if there is one.
     pub file: Option<PathBuf>,
-    /// The environment; only `ROBATA_…` variables with `__` in them are settings.
+    /// The environment; only `ROBATA_…` variables with `__` in them are settings, and Docker's own `DOCKER_HOST`, which
+    /// says where the engine of an executor is that names none.
     pub variables: Vec<(String, String)>,
     /// Above all.
     pub flags: Vec<Flag>,
@@ -73,7 +77,7 @@ impl Sources {
     /// Reads and checks everything, or tells every mistake.
     pub fn load(&self) -> Result<Loaded, Errors> {
         let mut problems = Vec::new();
-        let layers = self.layers(&mut problems);
+        let mut layers = self.layers(&mut problems);
         let known = self.known();
         for layer in &layers {
             problems.extend(check::layer(layer, &known));
@@ -111,7 +115,13 @@ impl Sources {
         if !problems.is_empty() {
             return Err(Errors(problems));
         }
-        let figment = figment.join(Below(self.below(&set, file_names_executors)));
+        let below = self.below(&set, file_names_executors);
+        // Above the defaults, below all else.
+        for layer in self.docker_host(&set, &below) {
+            figment = figment.join(Numbered(layers.len(), &layer));
+            layers.push(layer);
+        }
+        let figment = figment.join(Below(below));
         let settings: Settings = figment.extract().map_err(|error| {
             Errors(
                 error
@@ -167,6 +177,28 @@ impl Sources {
             ));
         }
         layers
+    }
+
+    /// `DOCKER_HOST` for each Docker executor of which no host is set.
+    fn docker_host(&self, set: &Dict, below: &Dict) -> Vec<Layer> {
+        let variable = self.variables.iter().find(|(name, _)| name == DOCKER_HOST);
+        let Some((name, host)) = variable.filter(|(_, host)| !host.is_empty()) else {
+            return Vec::new();
+        };
+        let executors = below.get("executors").and_then(Value::as_dict);
+        executors
+            .into_iter()
+            .flatten()
+            .map(|(executor, _)| ["executors", executor, "docker", "host"].map(str::to_owned))
+            .filter(|key| find(below, key).is_some() && find(set, key).is_none())
+            .map(|key| {
+                let origin = Origin::Variable {
+                    name: name.clone(),
+                    file: None,
+                };
+                Layer::single(origin, &key, Value::from(host.as_str()))
+            })
+            .collect()
     }
 
     /// The defaults of what was chosen; folders follow the data folder.

@@ -194,6 +194,9 @@ impl Settings {
     }
 }
 
+/// Where a Docker engine listens, where neither a setting nor the environment's `DOCKER_HOST` says so.
+pub const DOCKER_HOST: &str = "unix:///var/run/docker.sock";
+
 /// The defaults of a store of this kind, where it is not the default one.
 pub(crate) fn store(kind: &str) -> Option<StoreSettings> {
     (kind == "postgres").then(|| StoreSettings::Postgres(PostgresSettings::default()))
@@ -209,7 +212,7 @@ pub(crate) fn executor(name: &ExecutorName, kind: &str, folder: &Path, cores: u3
     let slots = cores.saturating_mul(2).max(1);
     match kind {
         "docker" => Some(ExecutorSettings::Docker(DockerSettings {
-            host: "unix:///var/run/docker.sock".to_owned(),
+            host: DOCKER_HOST.to_owned(),
             slots,
             parallel_starts: 4,
             ..DockerSettings::default()
@@ -218,6 +221,7 @@ pub(crate) fn executor(name: &ExecutorName, kind: &str, folder: &Path, cores: u3
             folder: folder.join("executors").join(name.as_str()),
             slots,
             lost_after: LostAfter::default(),
+            fence: false,
         })),
         _ => None,
     }

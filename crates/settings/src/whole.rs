@@ -93,12 +93,16 @@ fn executors(settings: &Settings, found: &mut Found) {
         ));
     }
     for (name, executor) in &settings.executors {
+        let kind = match executor {
+            ExecutorSettings::Docker(_) => "docker",
+            ExecutorSettings::Process(_) => "process",
+        };
         if executor.slots() == 0 {
-            let kind = match executor {
-                ExecutorSettings::Docker(_) => "docker",
-                ExecutorSettings::Process(_) => "process",
-            };
             found.push((format!("executors.{name}.{kind}.slots"), "must be 1 or more".to_owned()));
+        }
+        if executor.fence().is_some_and(|after| after.is_zero()) {
+            let message = "must be more than 1m where fence = true: what runs is stopped one minute before";
+            found.push((format!("executors.{name}.{kind}.lost_after"), message.to_owned()));
         }
     }
     if settings.executors.is_empty() {

@@ -1,7 +1,7 @@
 //! Settings through the front door: layers, places, mistakes.
 #![expect(clippy::unwrap_used, reason = "helpers of tests fail by panicking, too")]
 
-use std::path::PathBuf;
+use std::{path::PathBuf, time::Duration};
 
 use robata_settings::{Defaults, Errors, ExecutorSettings, Flag, Loaded, LogSettings, Place, Sources};
 
@@ -146,6 +146,20 @@ fn two_adapters_in_one_place_are_told_with_both_places() {
 }
 
 #[test]
+fn a_fence_stops_what_runs_one_minute_before_it_may_be_lost() {
+    let fence = |more: &str| {
+        let loaded = load(&format!("[executors.batch.process]\n{more}\n"), &[])?;
+        let (_, executor) = loaded.settings.executors.first_key_value().unwrap();
+        Ok::<_, Errors>(executor.fence())
+    };
+    assert_eq!(fence("").unwrap(), None);
+    assert_eq!(fence("fence = true").unwrap(), Some(Duration::from_secs(540)));
+    assert_eq!(fence("fence = true\nlost_after = \"never\"").unwrap(), None);
+    let told = fence("fence = true\nlost_after = \"1m\"").unwrap_err().to_string();
+    assert!(told.contains("executors.batch.process.lost_after"), "{told}");
+}
+
+#[test]
 fn executors_named_in_the_file_are_all_there_are() {
     let loaded = load("[executors.batch.process]\nslots = 7\nlost_after = \"never\"\n", &[]).unwrap();
     assert_eq!(loaded.settings.default_executor().unwrap().as_str(), "batch");
@@ -166,6 +180,50 @@ fn a_variable_changes_a_default_executor_and_keeps_the_other() {
         panic!("no docker")
     };
     assert_eq!((docker.host.as_str(), docker.slots), ("unix:///x.sock", 4));
+}
+
+fn docker_hosts(loaded: &Loaded) -> Vec<(String, String)> {
+    let entries = loaded.provenance().iter();
+    let hosts = entries.filter(|entry| entry.key.ends_with(".docker.host"));
+    hosts
+        .map(|entry| (entry.value.as_str().unwrap().to_owned(), entry.place.to_string()))
+        .collect()
+}
+
+#[test]
+fn docker_host_names_the_engine_of_executors_that_name_none_and_is_told_as_its_place() {
+    let variable = ("DOCKER_HOST", "unix:///run/user/1000/docker.sock");
+    let told = (variable.1.to_owned(), "variable DOCKER_HOST".to_owned());
+    let loaded = sources(None, &[variable]).load().unwrap();
+    assert_eq!(docker_hosts(&loaded), std::slice::from_ref(&told));
+    let ExecutorSettings::Docker(docker) = &loaded.settings.executors["docker"] else {
+        panic!("no docker")
+    };
+    assert_eq!((docker.host.as_str(), docker.slots), (variable.1, 4));
+
+    let file =
+        "[executors.a.docker]\nslots = 1\n[executors.b.docker]\nhost = \"tcp://engine:2375\"\n[executors.c.process]\n";
+    let loaded = load(file, &[variable]).unwrap();
+    let hosts = docker_hosts(&loaded);
+    assert_eq!(hosts[0], told);
+    assert_eq!(hosts[1].0, "tcp://engine:2375");
+    assert!(hosts[1].1.ends_with("robata.toml:4"), "{hosts:?}");
+
+    let set = ("ROBATA_EXECUTORS__DOCKER__DOCKER__HOST", "unix:///x.sock");
+    let loaded = sources(None, &[variable, set]).load().unwrap();
+    assert_eq!(
+        docker_hosts(&loaded),
+        [(set.1.to_owned(), format!("variable {}", set.0))]
+    );
+}
+
+#[test]
+fn without_docker_host_or_with_an_empty_one_the_engine_is_at_its_usual_place() {
+    let usual = ("unix:///var/run/docker.sock".to_owned(), "default".to_owned());
+    for variables in [&[][..], &[("DOCKER_HOST", "")]] {
+        let loaded = sources(None, variables).load().unwrap();
+        assert_eq!(docker_hosts(&loaded), std::slice::from_ref(&usual));
+    }
 }
 
 #[test]

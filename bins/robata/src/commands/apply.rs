@@ -4,7 +4,7 @@ use std::{io::Read, path::Path, process::ExitCode};
 
 use anyhow::{Context, anyhow};
 use robata_client::{
-    ApplyAnswer, ApplyRequest, Client, ClientError,
+    ApplyAnswer, ApplyRequest, ClientError,
     definitions::{self, Format, Source},
 };
 
@@ -17,19 +17,19 @@ use crate::{
 
 pub(crate) async fn apply(server: &Connection, args: &ApplyArgs, out: &Output) -> anyhow::Result<ExitCode> {
     let client = server.client()?;
-    let answer = apply_file(&client, &args.file, args.dry_run).await?;
+    let apply = async |request: ApplyRequest| client.apply(&request, args.dry_run).await;
+    let answer = apply_file(&args.file, apply).await?;
     out.print(&answer, || plan(&answer, args.dry_run, out))?;
     Ok(ExitCode::SUCCESS)
 }
 
-/// Applies a file through the API.
-pub(crate) async fn apply_file(client: &Client, file: &Path, dry_run: bool) -> anyhow::Result<ApplyAnswer> {
-    let (text, format) = if file == Path::new("-") {
-        let mut text = String::new();
-        std::io::stdin()
-            .read_to_string(&mut text)
-            .context("cannot read standard input")?;
-        (text, Format::Toml)
+/// Applies a file by `apply`.
+pub(crate) async fn apply_file(
+    file: &Path,
+    apply: impl AsyncFnOnce(ApplyRequest) -> Result<ApplyAnswer, ClientError>,
+) -> anyhow::Result<ApplyAnswer> {
+    let (shown, format) = if file == Path::new("-") {
+        ("standard input".to_owned(), Format::Toml)
     } else {
         let format = Format::of(file).ok_or_else(|| {
             Usage(format!(
@@ -37,33 +37,39 @@ pub(crate) async fn apply_file(client: &Client, file: &Path, dry_run: bool) -> a
                 file.display()
             ))
         })?;
-        let text = std::fs::read_to_string(file).with_context(|| format!("cannot read {}", file.display()))?;
-        (text, format)
+        (file.display().to_string(), format)
     };
-    let shown = if file == Path::new("-") {
-        "standard input".to_owned()
-    } else {
-        file.display().to_string()
-    };
+    let from = file.to_owned();
+    // Whoever writes it may take their time.
+    let text = tokio::task::spawn_blocking(move || read(&from)).await?;
+    let text = text.with_context(|| format!("cannot read {shown}"))?;
     let source = definitions::read(&text, format).map_err(|error| Coded {
         code: "invalid_definitions",
         message: error.shown(&shown),
     })?;
-    apply_source(client, &shown, &source, dry_run).await
+    apply_source(&shown, &source, apply).await
 }
 
-/// Applies a document; its mistakes are told with their places in `name`.
+fn read(file: &Path) -> std::io::Result<String> {
+    if file != Path::new("-") {
+        return std::fs::read_to_string(file);
+    }
+    let mut text = String::new();
+    std::io::stdin().read_to_string(&mut text)?;
+    Ok(text)
+}
+
+/// Applies a document by `apply`; its mistakes are told with their places in `name`.
 pub(crate) async fn apply_source(
-    client: &Client,
     name: &str,
     source: &Source,
-    dry_run: bool,
+    apply: impl AsyncFnOnce(ApplyRequest) -> Result<ApplyAnswer, ClientError>,
 ) -> anyhow::Result<ApplyAnswer> {
     let request = ApplyRequest {
         document: source.document.clone(),
         ..ApplyRequest::default()
     };
-    match client.apply(&request, dry_run).await {
+    match apply(request).await {
         Ok(answer) => Ok(answer),
         Err(ClientError::Problem(problem)) if !problem.problems.is_empty() => {
             let lines = definitions::locate(name, &problem.problems, &source.places);

@@ -11,7 +11,7 @@ use std::{
 };
 
 use robata_client::{
-    Client, EnqueueRequest, Job,
+    ApplyRequest, Client, EnqueueRequest, Job,
     definitions::{self, Format},
 };
 use robata_core::{ExecutorName, JobState, executor::Executor};
@@ -70,7 +70,8 @@ impl Demo {
             message: error.shown("config/demo.toml"),
         })?;
         place.put_into(&mut source.document);
-        apply_source(&self.client, "config/demo.toml", &source, false).await?;
+        let apply = async |request: ApplyRequest| self.client.apply(&request, false).await;
+        apply_source("config/demo.toml", &source, apply).await?;
         let begin = Instant::now();
         let mut jobs = Vec::new();
         for name in JOBS {

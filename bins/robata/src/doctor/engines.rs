@@ -40,7 +40,7 @@ async fn docker_check(settings: &Settings, name: &ExecutorName, chosen: &Executo
         format!("Docker is not reachable at {host}: {why}"),
         format!(
             "start it (systemctl start docker) or join its group (usermod -aG docker USER); another engine: \
-             executors.{name}.docker.host; none at all: --executor process"
+             executors.{name}.docker.host, or DOCKER_HOST where that is not set; none at all: --executor process"
         ),
     )
 }
