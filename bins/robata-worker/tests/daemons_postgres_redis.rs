@@ -6,8 +6,9 @@ mod support;
 use std::{fs, net::SocketAddr};
 
 use nix::sys::signal::Signal;
+use robata_testkit::gate::Gate;
 use serde_json::{Value, json};
-use support::{Site, eventually, proxy::Proxy, service};
+use support::{Site, daemon::Daemon, eventually, proxy::Proxy, service};
 
 /// A job that tells when it runs and ends once the test lets it.
 async fn waits(site: &Site, master: &str) -> String {
@@ -115,6 +116,47 @@ async fn a_second_signal_while_it_drains_makes_a_worker_leave() {
     assert_eq!(worker.ended().await.code(), Some(0));
     assert_eq!(worker.event("stopped").unwrap()["running"], 1);
     assert_eq!(site.job(&master, &id).await["state"], "running");
+}
+
+/// A worker with a start that waits for its engine: for that, leaving in good order takes its time.
+async fn starting(site: &Site, settings: &[(&str, &str)]) -> (Daemon, Daemon, Gate) {
+    let (master_daemon, master) = site.master().await;
+    let gate = Gate::before(&service("ROBATA_TEST_DOCKER_HOST"), &site.file("engine.sock")).unwrap();
+    let mut given = vec![("ROBATA_EXECUTORS__DOCKER__DOCKER__HOST", gate.host())];
+    given.extend(settings);
+    let worker = site.worker(&[], &given).await;
+    let image = service("ROBATA_TEST_IMAGE");
+    let more = json!({"executor": "docker", "image": image, "docker": {"network": "none"}});
+    site.define(&master, "waits-for-its-engine", "exit 0", &more).await;
+    gate.hold("POST", "/containers/create");
+    site.enqueue(&master, "waits-for-its-engine").await;
+    eventually("the start is held", || async { gate.held() }).await;
+    (master_daemon, worker, gate)
+}
+
+#[tokio::test]
+async fn docker_a_second_signal_while_it_leaves_ends_a_worker_at_once() {
+    let site = Site::new().await;
+    let (_master, mut worker, _gate) = starting(&site, &[]).await;
+    worker.signal(Signal::SIGTERM);
+    worker.until("stopping").await;
+    worker.signal(Signal::SIGTERM);
+    // What a signal ended; in good order it would be 0.
+    assert_eq!(worker.ended().await.code(), Some(143));
+    assert!(worker.event("stopped").is_none(), "{}", worker.said());
+}
+
+#[tokio::test]
+async fn docker_a_third_signal_ends_a_worker_that_drained_and_then_leaves_at_once() {
+    let site = Site::new().await;
+    let (_master, mut worker, _gate) = starting(&site, &[("ROBATA_WORKER__ON_SIGTERM", "drain")]).await;
+    worker.signal(Signal::SIGTERM);
+    worker.until("draining").await;
+    worker.signal(Signal::SIGTERM);
+    worker.until("stopping").await;
+    worker.signal(Signal::SIGINT);
+    assert_eq!(worker.ended().await.code(), Some(130));
+    assert!(worker.event("stopped").is_none(), "{}", worker.said());
 }
 
 #[tokio::test]
@@ -244,6 +286,11 @@ async fn the_second_master_starts_while_the_first_one_migrates() {
     let site = Site::new().await;
     let ((_one, first), (_two, second)) = tokio::join!(site.master(), site.master());
     for url in [first, second] {
-        assert_eq!(site.get(&format!("{url}/readyz")).await.0, 200);
+        // A loaded machine may take longer for a check than readiness allows.
+        eventually(format!("{url} is ready"), || async {
+            let (status, _) = site.get(&format!("{url}/readyz")).await;
+            (status == 200).then_some(())
+        })
+        .await;
     }
 }

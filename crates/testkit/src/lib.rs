@@ -5,6 +5,8 @@ pub mod checker;
 pub mod engine;
 pub mod executor;
 pub mod faulty_store;
+pub mod gate;
 pub mod log_store;
+pub mod program;
 pub mod queue;
 pub mod store;

@@ -216,6 +216,7 @@ impl Attempt {
         let end = outcome.end;
         match self.shared.write(&self.holding, AttemptChange::Ended(outcome)).await {
             Ok(written) => {
+                self.shared.fenced().remove(&self.held.id);
                 METRICS.ended(&self.engine.name, written.state);
                 tracing::info!(attempt = %self.held.id, ?end, state = %written.state, job = %written.job, "ended");
                 Ok(())

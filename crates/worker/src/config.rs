@@ -30,6 +30,9 @@ pub struct WorkerConfig {
     pub lost_start_patience: Duration,
     /// How long a log that cannot be kept is tried again after its attempt's end, before it is marked incomplete.
     pub logs_patience: Duration,
+    /// The fence of executors that have one (PROTOCOL H6): so long after its lease's end, where it could not be renewed, the
+    /// worker stops what runs there. One minute less than the executor's `lost_after`.
+    pub fence: BTreeMap<ExecutorName, Duration>,
     /// How long stopping may take to bring what is half done to a known state.
     pub stop_within: Duration,
 }
@@ -48,6 +51,7 @@ impl Default for WorkerConfig {
             slot_patience: Duration::from_secs(10),
             lost_start_patience: Duration::from_secs(60),
             logs_patience: Duration::from_secs(3600),
+            fence: BTreeMap::new(),
             stop_within: Duration::from_secs(5),
         }
     }

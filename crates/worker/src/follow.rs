@@ -15,6 +15,7 @@ use crate::{
     backoff::Backoff,
     clock::ahead,
     engine::Watch,
+    fence,
 };
 
 /// An end that comes this soon spares the write that it has started.
@@ -30,9 +31,12 @@ pub(crate) async fn follow(attempt: &Attempt, handle: &Handle) -> Result<Outcome
         .shared
         .held
         .set_resting(&attempt.holding, attempt.held.started_at.is_some());
-    let outcome = to_the_end(attempt, handle).await;
+    let outcome = tokio::select! {
+        outcome = to_the_end(attempt, handle) => outcome,
+        () = fence::due(attempt) => Ok(fence::stop(attempt, handle).await),
+    };
     attempt.shared.held.set_resting(&attempt.holding, false);
-    outcome
+    outcome.map(|outcome| fence::told(attempt, outcome))
 }
 
 async fn to_the_end(attempt: &Attempt, handle: &Handle) -> Result<Outcome, LetGo> {
@@ -207,7 +211,7 @@ async fn record_stopping(attempt: &Attempt, cause: StopCause) -> Result<bool, Le
 
 /// `ran`: the store may know that it ran. Then an engine that says it never did is at fault, and its words are kept: what
 /// was seen running cannot be found to have never run.
-fn outcome(ending: Ending, stop_sent: bool, ran: bool) -> Outcome {
+pub(crate) fn outcome(ending: Ending, stop_sent: bool, ran: bool) -> Outcome {
     let end = match ending.end {
         End::NeverRan(_) if ran => End::EngineFault,
         end => end,
@@ -222,6 +226,6 @@ fn outcome(ending: Ending, stop_sent: bool, ran: bool) -> Outcome {
     }
 }
 
-fn lost() -> Outcome {
+pub(crate) fn lost() -> Outcome {
     Outcome::new(End::Lost).with_message("the engine says that it is gone; what became of it cannot be known")
 }

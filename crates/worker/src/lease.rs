@@ -55,6 +55,12 @@ impl LeaseKeeper {
         self.now.borrow().map(|lease| lease.until.saturating_sub(LEASE))
     }
 
+    /// How long it has been over, whether or not it may yet be renewed; `None` while it is in force, or before the first one.
+    pub(crate) fn over_for(&self) -> Option<Duration> {
+        let lease = (*self.now.borrow())?;
+        boot_time().checked_sub(lease.until)
+    }
+
     /// Waits for a valid lease.
     pub(crate) async fn wait_valid(&self) -> Lease {
         let mut changes = self.now.subscribe();

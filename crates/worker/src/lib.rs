@@ -7,6 +7,7 @@ mod clean;
 mod clock;
 mod config;
 mod engine;
+mod fence;
 mod finalise;
 mod follow;
 mod held;

@@ -1,7 +1,7 @@
 //! What all parts of a worker share.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, HashSet},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
@@ -50,6 +50,8 @@ pub(crate) struct Shared {
     pub(crate) drain: CancellationToken,
     /// What a draining worker held under a lease that ended: of all there is to adopt it takes only this back.
     pub(crate) own: Mutex<Vec<AttemptId>>,
+    /// What this process stopped for its fence, until its end is recorded.
+    pub(crate) fenced: Mutex<HashSet<AttemptId>>,
     /// Places for batches that are given back later.
     pub(crate) resting: Arc<Semaphore>,
     /// Stopping has taken long enough: attempts' tasks are dropped where they stand.
@@ -82,6 +84,7 @@ impl Shared {
             stop,
             drain: CancellationToken::new(),
             own: Mutex::default(),
+            fenced: Mutex::default(),
             resting: Arc::new(Semaphore::new(RESTING)),
             leave: CancellationToken::new(),
             realms: watch::Sender::new(()),
@@ -91,6 +94,11 @@ impl Shared {
     /// What is to be taken back; nothing awaits while it is held.
     pub(crate) fn own(&self) -> MutexGuard<'_, Vec<AttemptId>> {
         self.own.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What was stopped for the fence; nothing awaits while it is held.
+    pub(crate) fn fenced(&self) -> MutexGuard<'_, HashSet<AttemptId>> {
+        self.fenced.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub(crate) async fn acknowledge(&self, deliveries: &[Delivery]) {

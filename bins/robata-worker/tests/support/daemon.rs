@@ -56,7 +56,12 @@ impl Daemon {
                 heard.lock().unwrap().push(line);
             }
         });
-        Self { name, child, said, listener }
+        Self {
+            name,
+            child,
+            said,
+            listener,
+        }
     }
 
     /// What it said so far.
@@ -104,7 +109,11 @@ impl Daemon {
         };
         match tokio::time::timeout(super::DEADLINE, end).await {
             Ok(status) => status,
-            Err(_) => panic!("{} does not end, or others hold its standard error: {}", self.name, self.said()),
+            Err(_) => panic!(
+                "{} does not end, or others hold its standard error: {}",
+                self.name,
+                self.said()
+            ),
         }
     }
 }

@@ -3,7 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "helpers of tests fail by panicking, too")]
 #![allow(clippy::print_stderr, reason = "what a daemon said belongs to a failed test")]
 
-mod daemon;
+pub(crate) mod daemon;
 pub(crate) mod proxy;
 pub(crate) mod rig;
 mod site;

@@ -1,10 +1,11 @@
-//! A way to a server that can be cut.
+//! A way to a server that can be cut, or held still.
 
 use std::net::SocketAddr;
 
 use tokio::{
-    io::copy_bidirectional,
+    io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt},
     net::{TcpListener, TcpStream},
+    sync::watch,
     task::JoinSet,
 };
 use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
@@ -13,6 +14,7 @@ use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 pub(crate) struct Proxy {
     pub(crate) address: SocketAddr,
     to: SocketAddr,
+    frozen: watch::Sender<bool>,
     running: Option<(CancellationToken, AbortOnDropHandle<()>)>,
 }
 
@@ -22,6 +24,7 @@ impl Proxy {
         let mut proxy = Self {
             address: listener.local_addr().unwrap(),
             to,
+            frozen: watch::Sender::new(false),
             running: None,
         };
         proxy.run(listener);
@@ -30,7 +33,7 @@ impl Proxy {
 
     fn run(&mut self, listener: TcpListener) {
         let (cut, to) = (CancellationToken::new(), self.to);
-        let cutting = cut.clone();
+        let (cutting, frozen) = (cut.clone(), self.frozen.subscribe());
         let task = tokio::spawn(async move {
             let mut connections = JoinSet::new();
             loop {
@@ -38,11 +41,12 @@ impl Proxy {
                     () = cutting.cancelled() => return,
                     accepted = listener.accept() => accepted,
                 };
-                let Ok((mut from, _)) = accepted else { continue };
+                let Ok((from, _)) = accepted else { continue };
+                let frozen = frozen.clone();
                 connections.spawn(async move {
-                    if let Ok(mut server) = TcpStream::connect(to).await {
-                        // However it ends, the connection is over.
-                        let _ = copy_bidirectional(&mut from, &mut server).await;
+                    if let Ok(server) = TcpStream::connect(to).await {
+                        let (asks, answers) = (from.into_split(), server.into_split());
+                        tokio::join!(pass(asks.0, answers.1, frozen.clone()), pass(answers.0, asks.1, frozen));
                     }
                 });
             }
@@ -58,9 +62,31 @@ impl Proxy {
         }
     }
 
+    /// Holds all that comes, either way, and passes it on at the thaw: late, and nothing of it lost.
+    pub(crate) fn freeze(&self) {
+        self.frozen.send_replace(true);
+    }
+
+    /// Passes on what was held, and what comes.
+    pub(crate) fn thaw(&self) {
+        self.frozen.send_replace(false);
+    }
+
     /// Serves again.
     pub(crate) async fn mend(&mut self) {
         let listener = TcpListener::bind(self.address).await.unwrap();
         self.run(listener);
     }
+}
+
+/// However it ends, this direction is over.
+async fn pass(mut from: impl AsyncRead + Unpin, mut to: impl AsyncWrite + Unpin, mut frozen: watch::Receiver<bool>) {
+    let mut buffer = vec![0; 16 << 10];
+    while let Ok(count @ 1..) = from.read(&mut buffer).await {
+        // The proxy's end ends its connections, frozen or not.
+        if frozen.wait_for(|frozen| !frozen).await.is_err() || to.write_all(&buffer[..count]).await.is_err() {
+            break;
+        }
+    }
+    let _ = to.shutdown().await;
 }

@@ -34,6 +34,22 @@ impl Site {
 
     /// Over the Redis at this address.
     pub(crate) async fn over(redis: &str) -> Self {
+        Self::with(redis, None).await
+    }
+
+    /// Through the PgBouncer that the runner started, listening (or not) by this further line of settings.
+    pub(crate) async fn through_pgbouncer(listening: impl FnOnce(&str) -> String) -> Self {
+        let bouncer = service("ROBATA_TEST_PGBOUNCER_URL");
+        let (bouncer, _) = bouncer.rsplit_once('/').unwrap();
+        let site = Self::with(&service("ROBATA_TEST_REDIS_URL"), Some(bouncer)).await;
+        let settings = fs::read_to_string(site.config()).unwrap();
+        let line = listening(&site.database_url());
+        let settings = settings.replace("[queue.redis]", &format!("listen_url = \"{line}\"\n[queue.redis]"));
+        fs::write(site.config(), settings).unwrap();
+        site
+    }
+
+    async fn with(redis: &str, through: Option<&str>) -> Self {
         let server = service("ROBATA_TEST_POSTGRES_URL");
         let database = format!("daemons_{}", uuid::Uuid::now_v7().simple());
         let mut connection = PgConnection::connect(&server).await.unwrap();
@@ -46,6 +62,7 @@ impl Site {
             database: Some(database.clone()),
             http: reqwest::Client::new(),
         };
+        let server = through.unwrap_or(server);
         site.configure(&format!(
             "[store.postgres]\nurl = \"{server}/{database}\"\n[queue.redis]\nurl = \"{redis}\"\n[worker]\non_sigterm = \"leave\"\n"
         ));
@@ -76,6 +93,18 @@ impl Site {
         fs::write(self.config(), settings).unwrap();
     }
 
+    /// The address of its database.
+    pub(crate) fn database_url(&self) -> String {
+        let server = service("ROBATA_TEST_POSTGRES_URL");
+        let (server, _) = server.rsplit_once('/').unwrap();
+        format!("{server}/{}", self.database.as_deref().expect("it is over PostgreSQL"))
+    }
+
+    /// A connection to its database, to count what the store recorded.
+    pub(crate) async fn database(&self) -> PgConnection {
+        PgConnection::connect(&self.database_url()).await.unwrap()
+    }
+
     /// `robata up` at this address.
     pub(crate) fn up(&self, address: &str) -> Daemon {
         Daemon::start("robata up", self.command("robata", &["up", "--listen", address]))
@@ -97,10 +126,14 @@ impl Site {
 
     /// A master that listens.
     pub(crate) async fn master(&self) -> (Daemon, String) {
-        let master = Daemon::start(
-            "robata-master",
-            self.command("robata-master", &["--listen", "127.0.0.1:0"]),
-        );
+        self.master_with(&[]).await
+    }
+
+    /// The same with further settings.
+    pub(crate) async fn master_with(&self, settings: &[(&str, &str)]) -> (Daemon, String) {
+        let mut command = self.command("robata-master", &["--listen", "127.0.0.1:0"]);
+        command.envs(settings.iter().copied());
+        let master = Daemon::start("robata-master", command);
         let url = master.url().await;
         (master, url)
     }

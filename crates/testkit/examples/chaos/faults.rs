@@ -35,6 +35,7 @@ pub(crate) enum Fault {
     StopWorker,
     CutStore,
     CutBroker,
+    CutEngine,
     RestartRedis,
     FlushRedis,
     RestartPostgres,
@@ -51,6 +52,7 @@ impl fmt::Display for Fault {
             Self::StopWorker => "SIGSTOP of a worker",
             Self::CutStore => "database cut off",
             Self::CutBroker => "broker cut off",
+            Self::CutEngine => "Docker engine cut off",
             Self::RestartRedis => "Redis killed",
             Self::FlushRedis => "Redis flushed",
             Self::RestartPostgres => "PostgreSQL crashed",
@@ -60,8 +62,8 @@ impl fmt::Display for Fault {
     }
 }
 
-/// As often as they come.
-const MIX: [Fault; 18] = [
+/// As often as they come; the last ones only where there is a Docker engine.
+const MIX: [Fault; 20] = [
     Fault::KillMaster,
     Fault::KillMaster,
     Fault::KillWorker,
@@ -80,7 +82,10 @@ const MIX: [Fault; 18] = [
     Fault::RestartPostgres,
     Fault::FillDisk,
     Fault::JumpClock,
+    Fault::CutEngine,
+    Fault::CutEngine,
 ];
+const OF_THE_ENGINE: usize = 2;
 
 /// A fault that was, in milliseconds since 1970.
 #[derive(Clone, Debug)]
@@ -124,6 +129,7 @@ impl Storm {
         let mut outage = begin;
         let mut tasks = tokio::task::JoinSet::new();
         let mut calm_at = begin + STORM;
+        let left_out = if self.fleet.has_engine() { 0 } else { OF_THE_ENGINE };
         while begin.elapsed() < lasting {
             if Instant::now() > calm_at {
                 while let Some(done) = tasks.join_next().await {
@@ -135,7 +141,7 @@ impl Storm {
                 calm_at = Instant::now() + STORM;
                 continue;
             }
-            let fault = *chance.pick(&MIX);
+            let fault = *chance.pick(&MIX[..MIX.len() - left_out]);
             if fault != Fault::RestartPostgres || outage.elapsed() > BETWEEN_OUTAGES {
                 if fault == Fault::RestartPostgres {
                     outage = Instant::now();
@@ -162,7 +168,7 @@ impl Storm {
     async fn strike(&self, fault: Fault, chance: &mut Chance, lasting: Option<Duration>) -> Result<()> {
         let targets: Vec<&Daemon> = match fault {
             Fault::KillMaster | Fault::StopMaster => self.fleet.masters().collect(),
-            Fault::KillWorker | Fault::StopWorker => self.fleet.workers().collect(),
+            Fault::KillWorker | Fault::StopWorker | Fault::CutEngine => self.fleet.workers().collect(),
             Fault::CutStore | Fault::CutBroker => self.fleet.daemons.iter().collect(),
             Fault::JumpClock => self.fleet.masters().filter(|master| master.has_own_clock()).collect(),
             _ => Vec::new(),
@@ -223,18 +229,18 @@ impl Storm {
                 sleep(asleep).await;
                 daemon.signal(Signal::SIGCONT)?;
             }
-            Fault::CutStore | Fault::CutBroker => {
-                let proxy = if fault == Fault::CutStore {
-                    &daemon.store
-                } else {
-                    &daemon.broker
+            Fault::CutStore | Fault::CutBroker | Fault::CutEngine => {
+                let cut = match fault {
+                    Fault::CutStore => &daemon.store.cut,
+                    Fault::CutBroker => &daemon.broker.cut,
+                    _ => daemon.engine.as_ref().context("a way to the engine")?,
                 };
                 let mode = *chance.pick(&[Mode::Refuse, Mode::Hold, Mode::HoldToClient, Mode::HoldToServer]);
-                let cut = chance.millis(200, 20_000);
-                window.how = format!("{mode:?} for {:.1} s", cut.as_secs_f64());
-                proxy.set(mode);
-                sleep(cut).await;
-                proxy.set(Mode::Pass);
+                let lasting = chance.millis(200, 20_000);
+                window.how = format!("{mode:?} for {:.1} s", lasting.as_secs_f64());
+                cut.set(mode);
+                sleep(lasting).await;
+                cut.set(Mode::Pass);
             }
             Fault::JumpClock => {
                 let by = if chance.percent(50) { 3600 } else { -3600 };

@@ -16,12 +16,16 @@ use nix::{
 };
 
 use crate::{
-    proxy::{Mode, Proxy},
+    engine::Engine,
+    proxy::{Cut, Mode, Proxy, on_socket},
     servers::{Postgres, Redis, end, free_port, until},
 };
 
 /// Attempts of one worker at once.
 const SLOTS: usize = 10;
+/// The same in containers, and how many start at once: one engine serves all workers, and starts some five a second.
+const CONTAINERS: usize = 4;
+const STARTS: usize = 2;
 
 /// One daemon.
 #[derive(Debug)]
@@ -31,6 +35,8 @@ pub(crate) struct Daemon {
     pub(crate) port: u16,
     pub(crate) store: Proxy,
     pub(crate) broker: Proxy,
+    /// A worker's way to the Docker engine, where there is one.
+    pub(crate) engine: Option<Cut>,
     binary: PathBuf,
     settings: PathBuf,
     /// Where the library that gives it another clock reads by how much.
@@ -53,7 +59,12 @@ pub(crate) struct Fleet {
 }
 
 impl Fleet {
-    pub(crate) async fn start(work: &Path, binaries: &Path, postgres: &Postgres, redis: &Redis) -> Result<Self> {
+    pub(crate) async fn start(
+        work: &Path,
+        binaries: &Path,
+        (postgres, redis): (&Postgres, &Redis),
+        engine: Option<&Engine>,
+    ) -> Result<Self> {
         let logs = work.join("logs");
         let state = work.join("processes");
         for folder in [&logs, &state] {
@@ -65,7 +76,7 @@ impl Fleet {
             state,
         };
         for name in ["master-1", "master-2", "worker-1", "worker-2", "worker-3"] {
-            let daemon = Daemon::new(name, work, binaries, postgres, redis, &fleet).await?;
+            let daemon = Daemon::new(name, work, binaries, (postgres, redis), engine, &fleet).await?;
             fleet.daemons.push(daemon);
         }
         for daemon in &fleet.daemons {
@@ -84,11 +95,18 @@ impl Fleet {
         self.daemons.iter().filter(|daemon| !daemon.is_master)
     }
 
+    /// Whether there are jobs in containers.
+    pub(crate) fn has_engine(&self) -> bool {
+        self.daemons.iter().any(|daemon| daemon.engine.is_some())
+    }
+
     /// Starts and connects all again.
     pub(crate) async fn heal(&self) -> Result<()> {
         for daemon in &self.daemons {
-            daemon.store.set(Mode::Pass);
-            daemon.broker.set(Mode::Pass);
+            let ways = [&daemon.store.cut, &daemon.broker.cut]
+                .into_iter()
+                .chain(&daemon.engine);
+            ways.for_each(|way| way.set(Mode::Pass));
             daemon.shift_clock(0)?;
             daemon.signal(Signal::SIGCONT).ok();
             if !daemon.runs()? {
@@ -108,13 +126,20 @@ impl Fleet {
     }
 }
 
+impl Drop for Fleet {
+    fn drop(&mut self) {
+        // Also where the run itself failed.
+        self.end();
+    }
+}
+
 impl Daemon {
     async fn new(
         name: &str,
         work: &Path,
         binaries: &Path,
-        postgres: &Postgres,
-        redis: &Redis,
+        (postgres, redis): (&Postgres, &Redis),
+        engine: Option<&Engine>,
         fleet: &Fleet,
     ) -> Result<Self> {
         let is_master = name.starts_with("master");
@@ -131,6 +156,16 @@ impl Daemon {
         let clock = (name == "master-2" && library.is_file()).then(|| Clock {
             library: library.to_owned(),
             file: work.join("clock"),
+        });
+        // Masters know the executor's name, and have no way to it.
+        let socket = work.join(format!("{name}.engine")).join("docker.sock");
+        let way = match engine.filter(|_| !is_master) {
+            Some(engine) => Some(on_socket(&socket, engine.server.clone())?),
+            None => None,
+        };
+        let containers = engine.map_or_else(String::new, |_| {
+            let host = format!("unix://{}", socket.display());
+            format!("[executors.docker.docker]\nhost = {host:?}\nslots = {CONTAINERS}\nparallel_starts = {STARTS}\n")
         });
         let settings = work.join(format!("{name}.toml"));
         let role = if is_master { "server" } else { "worker" };
@@ -151,7 +186,7 @@ path = {logs:?}
 [executors.process.process]
 folder = {state:?}
 slots = {SLOTS}
-"#,
+{containers}"#,
                 data = work.join(name),
                 store = Postgres::url(store.port),
                 broker = broker.port,
@@ -165,6 +200,7 @@ slots = {SLOTS}
             port,
             store,
             broker,
+            engine: way,
             binary,
             settings,
             clock,

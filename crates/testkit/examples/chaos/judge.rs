@@ -16,8 +16,10 @@ use serde_json::Value;
 use tokio::time::{Instant, sleep};
 
 use crate::{
+    engine::{Engine, Seen},
     fleet::Fleet,
-    load::{Kind, Load, NARROW, output},
+    kinds::{Kind, NARROW, output},
+    load::Load,
 };
 
 /// A job as the platform tells it, whole.
@@ -76,30 +78,69 @@ async fn ended(load: &Load, id: JobId, kind: Kind, deadline: Instant) -> Result<
     }
 }
 
+/// What was seen of the attempts from outside: what those in processes wrote down, and what the engine told of the others.
+#[derive(Clone, Debug)]
+pub(crate) struct Observed {
+    pub(crate) lines: Vec<Line>,
+    /// Those that ended by themselves.
+    pub(crate) by_themselves: BTreeSet<AttemptId>,
+}
+
+impl Observed {
+    fn read(journal: &Path, engine: Option<&Engine>, accepted: &BTreeSet<JobId>) -> Result<Self> {
+        let mut lines = read_journal(&fs::read_to_string(journal).unwrap_or_default()).map_err(anyhow::Error::msg)?;
+        ensure!(!lines.is_empty(), "no job wrote anything down");
+        let ends = lines.iter().filter_map(|line| match line {
+            Line::End(attempt, _) => Some(*attempt),
+            Line::Begin(..) => None,
+        });
+        let mut by_themselves: BTreeSet<AttemptId> = ends.collect();
+        if let Some(engine) = engine {
+            let Seen {
+                lines: seen,
+                by_themselves: ended,
+                ..
+            } = engine.seen()?;
+            // Others may use the engine at the same time.
+            let ours = seen.into_iter().filter(|line| {
+                let (Line::Begin(attempt, _) | Line::End(attempt, _)) = line;
+                accepted.contains(&attempt.job)
+            });
+            let before = lines.len();
+            lines.extend(ours);
+            ensure!(lines.len() > before, "no container was seen to start");
+            by_themselves.extend(ended);
+        }
+        Ok(Self { lines, by_themselves })
+    }
+}
+
 /// Compares all, once what was finalised last had a moment to be removed.
 pub(crate) async fn judge_when_clean(
     ended: &BTreeMap<JobId, Ended>,
     journal: &Path,
     fleet: &Fleet,
-) -> Result<(Report, Vec<Line>)> {
+    engine: Option<&Engine>,
+) -> Result<(Report, Observed)> {
     let accepted = ended.keys().copied().collect();
     let deadline = Instant::now() + Duration::from_secs(60);
-    while !left_behind(&accepted, fleet)?.is_empty() && Instant::now() < deadline {
+    while !left_behind(&accepted, fleet, engine)?.is_empty() && Instant::now() < deadline {
         sleep(Duration::from_millis(500)).await;
     }
-    judge(ended, journal, fleet)
+    let observed = Observed::read(journal, engine, &accepted)?;
+    let mut report = judge(ended, &observed);
+    report.violations.extend(left_behind(&accepted, fleet, engine)?);
+    Ok((report, observed))
 }
 
-fn judge(ended: &BTreeMap<JobId, Ended>, journal: &Path, fleet: &Fleet) -> Result<(Report, Vec<Line>)> {
-    let lines = read_journal(&fs::read_to_string(journal).unwrap_or_default()).map_err(anyhow::Error::msg)?;
-    ensure!(!lines.is_empty(), "no job wrote anything down");
+fn judge(ended: &BTreeMap<JobId, Ended>, observed: &Observed) -> Report {
     let accepted: BTreeSet<JobId> = ended.keys().copied().collect();
     let told: Vec<Told> = ended.values().map(|ended| ended.told.clone()).collect();
     let expect = Expect {
         output: output(),
         all_succeed: false,
     };
-    let mut report = check(&accepted, &lines, &told, &expect);
+    let mut report = check(&accepted, &observed.lines, &told, &expect);
     for (id, job) in ended {
         let reason = job.json["reason"].as_str().unwrap_or_default();
         if !job.kind.may_end(job.told.state, reason) {
@@ -108,26 +149,18 @@ fn judge(ended: &BTreeMap<JobId, Ended>, journal: &Path, fleet: &Fleet) -> Resul
                 .push(format!("{id}: {} ({})", job.told.state, job.told.why));
         }
     }
-    logs(ended, &lines, &mut report);
-    let most = most_at_once(ended, &lines);
+    logs(ended, &observed.by_themselves, &mut report);
+    let most = most_at_once(ended, &observed.lines);
     if most > NARROW {
         report
             .violations
             .push(format!("{most} jobs ran at once in a queue for {NARROW}"));
     }
-    report.violations.extend(left_behind(&accepted, fleet)?);
-    Ok((report, lines))
+    report
 }
 
 /// An attempt that came to its own end has its whole log, however its job ended.
-fn logs(ended: &BTreeMap<JobId, Ended>, lines: &[Line], report: &mut Report) {
-    let whole: BTreeSet<AttemptId> = lines
-        .iter()
-        .filter_map(|line| match line {
-            Line::End(attempt, _) => Some(*attempt),
-            Line::Begin(..) => None,
-        })
-        .collect();
+fn logs(ended: &BTreeMap<JobId, Ended>, whole: &BTreeSet<AttemptId>, report: &mut Report) {
     for (job, ended) in ended {
         for attempt in &ended.told.attempts {
             let id = AttemptId {
@@ -171,9 +204,12 @@ fn most_at_once(ended: &BTreeMap<JobId, Ended>, lines: &[Line]) -> usize {
     usize::try_from(counts.max().unwrap_or_default()).unwrap_or_default()
 }
 
-/// Processes and state folders of the run's jobs.
-fn left_behind(accepted: &BTreeSet<JobId>, fleet: &Fleet) -> Result<Vec<String>> {
-    let mut found = Vec::new();
+/// Processes, state folders and containers of the run's jobs.
+fn left_behind(accepted: &BTreeSet<JobId>, fleet: &Fleet, engine: Option<&Engine>) -> Result<Vec<String>> {
+    let mut found = match engine {
+        Some(engine) => engine.left_behind(accepted)?,
+        None => Vec::new(),
+    };
     for entry in fs::read_dir("/proc")?.flatten() {
         let Ok(environment) = fs::read(entry.path().join("environ")) else {
             continue;

@@ -1,4 +1,4 @@
-//! The jobs of the run: what they do, what must become of them, and those who enqueue them until they are accepted.
+//! Those who enqueue the run's jobs until they are accepted.
 
 use std::{
     collections::BTreeMap,
@@ -9,153 +9,34 @@ use std::{
 
 use anyhow::{Context, Result, ensure};
 use reqwest::{Client, StatusCode};
-use robata_core::{JobId, JobState};
+use robata_core::JobId;
 use serde_json::{Value, json};
 use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 
-use crate::chance::Chance;
-
-/// The lines that every attempt prints; the last one has no newline.
-const LINES: usize = 20;
-/// The limit of the queue `narrow`.
-pub(crate) const NARROW: usize = 3;
-
-/// A kind of job.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) enum Kind {
-    /// Ends well at once.
-    Short,
-    /// Ends well after three seconds.
-    Slow,
-    /// Ends well after 25 s: longer than a lease.
-    Long,
-    /// Fails twice, then ends well.
-    Retried,
-    /// Fails as often as it may.
-    Hopeless,
-    /// Runs past its time limit.
-    Overtime,
-    /// Of a queue that runs [`NARROW`] at once.
-    Narrow,
-    /// Is due later.
-    Delayed,
-    /// Is cancelled while it waits or runs.
-    Cancelled,
-}
-
-/// The kinds, as often as they come.
-const MIX: [Kind; 16] = [
-    Kind::Short,
-    Kind::Short,
-    Kind::Short,
-    Kind::Short,
-    Kind::Short,
-    Kind::Short,
-    Kind::Slow,
-    Kind::Slow,
-    Kind::Long,
-    Kind::Retried,
-    Kind::Retried,
-    Kind::Hopeless,
-    Kind::Overtime,
-    Kind::Narrow,
-    Kind::Delayed,
-    Kind::Cancelled,
-];
-
-impl Kind {
-    pub(crate) fn name(self) -> &'static str {
-        match self {
-            Self::Short => "short",
-            Self::Slow => "slow",
-            Self::Long => "long",
-            Self::Retried => "retried",
-            Self::Hopeless => "hopeless",
-            Self::Overtime => "overtime",
-            Self::Narrow => "narrow",
-            Self::Delayed => "delayed",
-            Self::Cancelled => "cancelled",
-        }
-    }
-
-    /// What may become of it: state and reason.
-    pub(crate) fn may_end(self, state: JobState, reason: &str) -> bool {
-        match self {
-            Self::Hopeless => state == JobState::Failed && reason == "exit_code",
-            Self::Overtime => state == JobState::Failed && reason == "timed_out",
-            // It may have ended before it was cancelled.
-            Self::Cancelled => matches!(state, JobState::Cancelled | JobState::Succeeded),
-            _ => state == JobState::Succeeded,
-        }
-    }
-}
-
-/// What every attempt prints that runs to its own end.
-pub(crate) fn output() -> String {
-    let lines: String = (0..LINES).map(|line| format!("line {line}\n")).collect();
-    lines + "the last line"
-}
-
-/// The document that defines the jobs; they write their journal to this file.
-fn document(journal: &Path) -> String {
-    let script = format!(
-        r#"note() {{ echo "$1 $ROBATA_JOB_ID $ROBATA_ATTEMPT $(date +%s%3N)" >> "$JOURNAL"; }}
-note begin
-i=0; while [ $i -lt {LINES} ]; do echo "line $i"; i=$((i+1)); done
-sleep "$1"
-printf 'the last line'
-note end
-[ "$ROBATA_ATTEMPT" -gt "$2" ] || exit "$3""#
-    );
-    let job = |kind: Kind, arguments: [&str; 3], more: &str| {
-        let command = json!(["/bin/sh", "-c", script, "job", arguments[0], arguments[1], arguments[2]]);
-        format!("[apps.chaos.jobs.{}]\ncommand = {command}\n{more}\n", kind.name())
-    };
-    let well = "retry = { max_attempts = 1, platform = 100 }";
-    let again = r#"retry = { max_attempts = 40, base = "1s", backoff = "fixed", platform = 100 }"#;
-    [
-        format!("[queues.narrow]\nmax_running = {NARROW}\n[apps.chaos]\nenv = {{ JOURNAL = {journal:?} }}\n"),
-        job(Kind::Short, ["0.2", "0", "0"], well),
-        job(Kind::Slow, ["3", "0", "0"], well),
-        job(Kind::Long, ["25", "0", "0"], well),
-        job(Kind::Retried, ["0.2", "2", "1"], again),
-        job(
-            Kind::Hopeless,
-            ["0.2", "1000", "7"],
-            r#"retry = { max_attempts = 2, base = "1s", platform = 100 }"#,
-        ),
-        job(
-            Kind::Overtime,
-            ["600", "0", "0"],
-            "retry = { max_attempts = 1, platform = 100 }\ntimeout = \"2s\"\ngrace_period = \"1s\"",
-        ),
-        job(
-            Kind::Narrow,
-            ["0.5", "0", "0"],
-            "retry = { max_attempts = 1, platform = 100 }\nqueue = \"narrow\"",
-        ),
-        job(Kind::Delayed, ["0.2", "0", "0"], well),
-        job(Kind::Cancelled, ["20", "0", "0"], well),
-    ]
-    .concat()
-}
+use crate::{
+    chance::Chance,
+    kinds::{Kind, document},
+};
 
 /// Those who enqueue.
 #[derive(Debug)]
 pub(crate) struct Load {
     client: Client,
     masters: Vec<u16>,
+    /// What jobs in containers run in; `None`: there are none.
+    image: Option<String>,
     accepted: Mutex<BTreeMap<JobId, Kind>>,
     /// Requests that were answered by nobody or refused, and made again.
     refused: Mutex<BTreeMap<String, usize>>,
 }
 
 impl Load {
-    pub(crate) fn new(masters: Vec<u16>) -> Result<Arc<Self>> {
+    pub(crate) fn new(masters: Vec<u16>, image: Option<String>) -> Result<Arc<Self>> {
         Ok(Arc::new(Self {
             client: Client::builder().timeout(Duration::from_secs(5)).build()?,
             masters,
+            image,
             accepted: Mutex::default(),
             refused: Mutex::default(),
         }))
@@ -171,7 +52,7 @@ impl Load {
 
     /// Says what the jobs are.
     pub(crate) async fn apply(&self, journal: &Path) -> Result<()> {
-        let document: toml::Table = toml::from_str(&document(journal))?;
+        let document: toml::Table = toml::from_str(&document(journal, self.image.as_deref()))?;
         let url = format!("http://127.0.0.1:{}/api/v1/apply", self.masters[0]);
         let answer = self
             .client
@@ -214,13 +95,13 @@ impl Load {
     }
 
     async fn enqueue(&self, number: u64, count: usize, chance: &mut Chance) {
-        let kinds: Vec<Kind> = (0..count).map(|_| *chance.pick(&MIX)).collect();
+        let kinds: Vec<Kind> = (0..count).map(|_| Kind::pick(chance, self.image.is_some())).collect();
         let jobs: Vec<Value> = kinds
             .iter()
             .enumerate()
             .map(|(item, kind)| {
                 let mut job = json!({
-                    "app": "chaos",
+                    "app": if kind.is_contained() { "contained" } else { "chaos" },
                     "job": kind.name(),
                     "payload": {"number": number},
                     "idempotency_key": format!("{number}-{item}"),
@@ -255,7 +136,7 @@ impl Load {
             let mut accepted = self.accepted.lock().unwrap_or_else(PoisonError::into_inner);
             for (id, kind) in ids.into_iter().zip(kinds) {
                 assert_eq!(accepted.insert(id, kind), None, "{id} was given to two requests");
-                if kind == Kind::Cancelled {
+                if kind.is_cancelled() {
                     cancelled.push(id);
                 }
             }

@@ -1,14 +1,17 @@
 //! A fault run: masters, workers, PostgreSQL and Redis, thousands of jobs, and a seeded storm of faults; then a checker proves
-//! from outside that every promise was kept.
+//! from outside that every promise was kept. Where the variables of `tests/run` tell of a Docker engine, a share of the jobs
+//! runs in containers.
 //!
 //!     cargo build --workspace --bins --features robata-adapters/full
 //!     cargo run -p robata-testkit --example chaos -- --seconds 300 --seed 7
 
 mod chance;
 mod clock;
+mod engine;
 mod faults;
 mod fleet;
 mod judge;
+mod kinds;
 mod load;
 mod notice;
 mod proxy;
@@ -24,6 +27,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use chance::Chance;
+use engine::Engine;
 use faults::Storm;
 use fleet::Fleet;
 use load::Load;
@@ -122,8 +126,10 @@ async fn run(
     let mut chance = Chance::new(seed);
     let postgres = Postgres::start(work).await?;
     let redis = Redis::start(work).await?;
-    let fleet = Arc::new(Fleet::start(work, binaries, &postgres, &redis).await?);
-    let load = Load::new(fleet.masters().map(|master| master.port).collect())?;
+    let engine = Engine::told_of()?;
+    let fleet = Arc::new(Fleet::start(work, binaries, (&postgres, &redis), engine.as_ref()).await?);
+    let image = engine.as_ref().map(|engine| engine.image.clone());
+    let load = Load::new(fleet.masters().map(|master| master.port).collect(), image)?;
     let journal = work.join("journal");
     load.apply(&journal).await?;
     let storm = Arc::new(Storm::new(Arc::clone(&fleet), postgres, redis, small_disk));
@@ -150,12 +156,12 @@ async fn run(
     }
     let ended = judge::all_ended(&load, LAST).await?;
     table::say(&format!("all is over after {:.0} s", begin.elapsed().as_secs_f64()));
-    let (mut report, lines) = judge::judge_when_clean(&ended, &journal, &fleet).await?;
+    let (mut report, observed) = judge::judge_when_clean(&ended, &journal, &fleet, engine.as_ref()).await?;
     fleet.end();
     let windows = storm.windows.lock().await.clone();
-    let times = notice::times(&watch, &windows, &ended, &lines);
+    let times = notice::times(&watch, &windows, &ended, &observed);
     report.violations.extend(times.iter().filter_map(notice::Bound::broken));
-    table::faults(&windows, &ended, &lines);
+    table::faults(&windows, &ended, &observed.lines);
     let all_done = table::not_run(&storm, &fleet);
     table::requests(&load);
     table::times(&times);

@@ -15,7 +15,7 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     clock::now,
     faults::{Fault, Window},
-    judge::Ended,
+    judge::{Ended, Observed},
     load::Load,
 };
 
@@ -105,7 +105,12 @@ fn millis(time: &Value) -> Option<i64> {
 }
 
 /// All of the times.
-pub(crate) fn times(watch: &Watch, windows: &[Window], ended: &BTreeMap<JobId, Ended>, lines: &[Line]) -> Vec<Bound> {
+pub(crate) fn times(
+    watch: &Watch,
+    windows: &[Window],
+    ended: &BTreeMap<JobId, Ended>,
+    observed: &Observed,
+) -> Vec<Bound> {
     let mut noticed = Bound::new("a dead worker is noticed", NOTICED);
     let mut adopted = Bound::new("its attempts are adopted", ADOPTED);
     let seen = watch.seen.lock().unwrap_or_else(PoisonError::into_inner);
@@ -126,8 +131,13 @@ pub(crate) fn times(watch: &Watch, windows: &[Window], ended: &BTreeMap<JobId, E
         }
     }
     let mut recorded = Bound::new("an end is recorded", RECORDED);
-    for line in lines {
+    let mut of_containers = Bound::new("a container's end is recorded", RECORDED);
+    for line in &observed.lines {
         let Line::End(attempt, at) = line else { continue };
+        // What was stopped ends in several steps; the bound is for what happens without our doing.
+        if !observed.by_themselves.contains(attempt) {
+            continue;
+        }
         let Some(job) = ended.get(&attempt.job) else { continue };
         let last = job
             .told
@@ -136,14 +146,21 @@ pub(crate) fn times(watch: &Watch, windows: &[Window], ended: &BTreeMap<JobId, E
             .is_some_and(|last| last.number == attempt.number);
         if let Some(finished) = millis(&job.json["finished_at"]).filter(|_| last) {
             let disturbed = windows.iter().any(|window| window.touches(*at, finished));
-            recorded.add(finished - at, disturbed);
+            let bound = if job.kind.is_contained() {
+                &mut of_containers
+            } else {
+                &mut recorded
+            };
+            bound.add(finished - at, disturbed);
         }
     }
-    let mut all = vec![noticed, adopted, recorded];
+    let mut all = vec![noticed, adopted, recorded, of_containers];
     for bound in &mut all {
         bound.undisturbed.sort_unstable();
         bound.disturbed.sort_unstable();
     }
+    // Without an engine there are no containers.
+    all.retain(|bound| !bound.undisturbed.is_empty() || !bound.disturbed.is_empty());
     all
 }
 

@@ -74,7 +74,12 @@ pub(crate) fn not_run(storm: &Storm, fleet: &Fleet) -> bool {
     if !clock {
         say("not done: a clock off by an hour (libfaketime is not there)");
     }
-    storm.small_disk && clock
+    if !fleet.has_engine() {
+        say(
+            "not done: jobs in containers, and their engine cut off (ROBATA_TEST_DOCKER_HOST and ROBATA_TEST_IMAGE say where)",
+        );
+    }
+    storm.small_disk && clock && fleet.has_engine()
 }
 
 /// Requests that had to be made again.
