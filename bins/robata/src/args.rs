@@ -81,7 +81,7 @@ pub(crate) struct SettingsArgs {
 pub(crate) struct UpArgs {
     #[command(flatten)]
     pub(crate) settings: SettingsArgs,
-    /// Apply these job definitions before anything is taken.
+    /// Apply these job definitions (`-`: standard input) before any request is answered and any job is taken.
     #[arg(long, value_name = "FILE")]
     pub(crate) apply: Option<PathBuf>,
     /// Only these executors of the settings.

@@ -3,7 +3,6 @@
 
 use std::{
     collections::BTreeMap,
-    path::Path,
     time::{Duration, Instant},
 };
 
@@ -16,16 +15,15 @@ use robata_core::{
 };
 use robata_settings::Settings;
 
-use super::{load::per_second, server::APP};
+use super::{front::APP, load::per_second};
 
 /// References in one go: what a worker with eight slots has in its window.
 const GROUP: usize = 32;
 
 /// Claims a second in the store of a server that has stopped, over `claims` claims.
-pub(super) async fn per_second_in(data: &Path, claims: usize) -> anyhow::Result<f64> {
-    let settings = Settings::on(data, "bench", 2);
-    let store = robata_adapters::store(&settings, robata_adapters::Role::All).await?;
-    let executor: ExecutorName = "process".parse()?;
+pub(super) async fn per_second_in(settings: &Settings, executor: &str, claims: usize) -> anyhow::Result<f64> {
+    let store = robata_adapters::store(settings, robata_adapters::Role::All).await?;
+    let executor: ExecutorName = executor.parse()?;
     let incarnation = IncarnationId::new();
     store
         .register(Register {

@@ -15,11 +15,13 @@ use tokio::{
 
 use super::{
     BenchArgs,
+    embedded::{self, DockerSetup, Setup},
     engine::{Engine, Host, description},
     enqueue::PAYLOAD,
+    front::APP,
     load::{millis, per_second},
     report::{Report, Row},
-    server::{APP, DockerSetup, Server, Setup},
+    server::Server,
 };
 
 const SCENARIO: &str = "docker";
@@ -147,7 +149,7 @@ struct Docked {
 
 impl Docked {
     async fn start(setup: &Setup, engine: &mut Engine) -> anyhow::Result<Self> {
-        let server = Server::start(setup).await?;
+        let server = embedded::start(setup).await?;
         let job = EnqueueRequest {
             payload: Some(serde_json::value::RawValue::from_string(PAYLOAD.to_owned())?),
             ..EnqueueRequest::new(APP, "container")?

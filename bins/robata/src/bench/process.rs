@@ -13,10 +13,12 @@ use robata_core::JobState;
 
 use super::{
     BenchArgs, clock,
+    embedded::{self, Setup},
+    front::APP,
     group::Group,
     load::{self, per_second},
     report::{Report, Row},
-    server::{APP, Server, Setup},
+    server::Server,
 };
 
 const SCENARIO: &str = "process";
@@ -28,7 +30,7 @@ const PAUSE: Duration = Duration::from_millis(50);
 pub(super) async fn run(args: &BenchArgs, report: &mut Report) -> anyhow::Result<()> {
     let lasting = args.duration;
     let raw = tokio::task::spawn_blocking(move || spawned_per_second(lasting)).await??;
-    let mut server = Server::start(&Setup::default()).await?;
+    let mut server = embedded::start(&Setup::default()).await?;
     // What is done once only (files, statements) is not measured.
     server.enqueue("true", 20).await?;
     server.until_all_ended().await?;
