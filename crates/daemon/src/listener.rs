@@ -10,15 +10,11 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use axum::Router;
 use robata_settings::Listen;
 use tokio::net::{TcpListener, TcpStream, UnixListener};
-use tokio_util::{either::Either, sync::CancellationToken};
+use tokio_util::either::Either;
 
-use crate::{
-    fault::Coded,
-    serve::{Limits, serve},
-};
+use crate::fault::Coded;
 
 /// Who reaches a socket acts as admin: its user and group.
 const SOCKET_MODE: u32 = 0o660;
@@ -39,19 +35,6 @@ impl Listener {
             Self::Tcp(listener) => format!("http://{}", listener.local_addr()?),
             Self::Unix(_, path) => format!("unix:{}", path.display()),
         })
-    }
-
-    /// Serves until told to stop; what is still being answered then has a moment to end.
-    pub async fn serve(self, router: Router, stop: CancellationToken) {
-        let path = match &self {
-            Self::Tcp(_) => None,
-            Self::Unix(_, path) => Some(path.clone()),
-        };
-        serve(self, router, Limits::here(), stop).await;
-        if let Some(path) = path {
-            // The next start removes it as well.
-            let _ = fs::remove_file(path);
-        }
     }
 
     /// The next connection.

@@ -79,8 +79,23 @@ impl Limits {
     }
 }
 
-/// Serves until told to stop; what is still being answered then has a moment to end.
-pub(crate) async fn serve(listener: Listener, router: Router, limits: Limits, stop: CancellationToken) {
+impl Listener {
+    /// Serves until told to stop; what is still being answered then has a moment to end.
+    pub async fn serve(self, router: Router, stop: CancellationToken) {
+        let path = match &self {
+            Self::Tcp(_) => None,
+            Self::Unix(_, path) => Some(path.clone()),
+        };
+        serve(self, router, Limits::here(), stop).await;
+        if let Some(path) = path {
+            // The next start removes it as well.
+            let _ = std::fs::remove_file(path);
+        }
+    }
+}
+
+/// The same with these limits, and without the end of a socket's file.
+async fn serve(listener: Listener, router: Router, limits: Limits, stop: CancellationToken) {
     let room = Room {
         places: Arc::new(Semaphore::new(limits.connections)),
         reserve: Arc::new(Semaphore::new(limits.reserve)),
