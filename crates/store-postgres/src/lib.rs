@@ -7,6 +7,8 @@ mod attempt_row;
 mod catalog;
 mod claim;
 mod config;
+#[cfg(test)]
+mod connection_tests;
 mod db;
 mod detail;
 mod due;

@@ -41,6 +41,15 @@ pub(crate) enum After {
     Colours,
 }
 
+impl Drop for Tx {
+    fn drop(&mut self) {
+        if self.open {
+            // Dropped on the way (a panic, a server that hangs): the server rolls back when the connection closes.
+            self.conn.close_on_drop();
+        }
+    }
+}
+
 impl Tx {
     /// Begins with `text`, one round trip, whose last row tells the time and the catalog's revision.
     pub(crate) async fn begin(conn: PoolConnection<Postgres>, shared: &Arc<Shared>, text: &str) -> Result<Self> {
