@@ -153,9 +153,17 @@ fn the_units_start_what_there_is_and_leave_running_jobs_alone() {
 fn unset(loaded: &Loaded) -> std::collections::BTreeMap<robata_core::ExecutorName, robata_settings::ExecutorSettings> {
     let mut executors = loaded.settings.executors.clone();
     for executor in executors.values_mut() {
-        if let robata_settings::ExecutorSettings::Docker(docker) = executor {
-            docker.config_json = None;
-            docker.max = robata_settings::MaxSettings::default();
+        match executor {
+            robata_settings::ExecutorSettings::Docker(docker) => {
+                docker.config_json = None;
+                docker.max = robata_settings::MaxSettings::default();
+                docker.keep_images = None;
+                docker.secrets = None;
+            }
+            robata_settings::ExecutorSettings::Process(process) => {
+                process.max = robata_settings::MaxSettings::default();
+                process.secrets = None;
+            }
         }
     }
     executors
