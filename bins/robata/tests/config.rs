@@ -84,6 +84,8 @@ fn left_out(loaded: &Loaded) -> BTreeSet<String> {
 fn without_examples(loaded: &Loaded) -> Settings {
     let mut settings = loaded.settings.clone();
     settings.definitions.default_executor = None;
+    settings.server.tls = None;
+    settings.auth.admin_token = None;
     settings.executors = unset(loaded);
     settings.worker.on_sigterm = None;
     settings.telemetry.filter = None;
