@@ -33,12 +33,13 @@ async fn master(args: Args) -> anyhow::Result<ExitCode> {
     let mut signals = Signals::new()?;
     let opened = async {
         let parts = Parts::open(&settings, Role::Master).await?;
-        let listener = bind(&settings.server.listen).await?;
+        let listener = bind(&settings.server.listen, &settings).await?;
         anyhow::Ok((parts, listener))
     };
     let (parts, listener) = tokio::select! {
         opened = opened => opened?,
-        signal = signals.next() => return Ok(signal.code()),
+        // Nothing was begun: this is good order, however long the store has been waited for.
+        _ = signals.next() => return Ok(ExitCode::SUCCESS),
     };
     let url = listener.url()?;
     let mut running = Running::new();

@@ -27,13 +27,14 @@ async fn worker(args: Args) -> anyhow::Result<ExitCode> {
         let parts = Parts::open(&settings, Role::Worker).await?;
         let listener = match &settings.worker.listen {
             Listen::Off => None,
-            listen => Some(bind(listen).await?),
+            listen => Some(bind(listen, &settings).await?),
         };
         anyhow::Ok((parts, listener))
     };
     let (parts, listener) = tokio::select! {
         opened = opened => opened?,
-        signal = signals.next() => return Ok(signal.code()),
+        // Nothing was begun: this is good order, however long the store has been waited for.
+        _ = signals.next() => return Ok(ExitCode::SUCCESS),
     };
     let worker = parts.worker(&settings);
     let stop = Stop {

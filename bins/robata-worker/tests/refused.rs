@@ -14,7 +14,7 @@ fn an_address_that_others_reach_is_refused() {
     tells(
         &output,
         1,
-        &["flag --listen: worker.listen", "no tokens yet", "unix:/PATH"],
+        &["flag --listen: worker.listen", "[auth] admin_token", "unix:/PATH"],
     );
 }
 
@@ -33,13 +33,6 @@ fn an_address_that_is_none_is_told_with_its_key() {
         &[],
     );
     tells(&output, 1, &["robata.toml:4: store.postgres.url", "_FILE"]);
-}
-
-#[test]
-fn a_store_that_does_not_answer_is_told() {
-    let output = worker(NO_SERVICES, &[]);
-    tells(&output, 1, &["error: "]);
-    assert!(!String::from_utf8_lossy(&output.stderr).contains("panicked"));
 }
 
 #[test]

@@ -3,10 +3,12 @@
 use std::{path::PathBuf, time::Duration};
 
 use clap::{Args, Parser, Subcommand};
-use robata_core::{AppName, ExecutorName, IncarnationId, JobId, JobName, QueueName, Timestamp, definition::duration};
+use robata_core::{
+    AppName, ExecutorName, IncarnationId, JobId, JobName, QueueName, Role, Timestamp, TokenName, definition::duration,
+};
 use robata_settings::Listen;
 
-use crate::{output::Format, pairs::Pair};
+use crate::{commands::columns::Column, output::Format, pairs::Pair};
 
 /// Runs jobs in containers.
 #[derive(Debug, Parser)]
@@ -53,12 +55,28 @@ pub(crate) enum Command {
     Queues(QueuesArgs),
     /// List and drain workers; say that a host is gone.
     Workers(WorkersArgs),
+    /// Make, list and revoke tokens; from the first one on every request needs one, in ROBATA_TOKEN.
+    Tokens(TokensArgs),
+    /// List who changed the catalog and who acted on jobs, newest first.
+    Audit(AuditArgs),
     /// Print the settings in force and where each came from.
     Config(SettingsArgs),
     /// Bring the tables of a store up to date that many daemons share.
     Store(StoreArgs),
     /// Try every service that is configured, and say what is wrong and what to do.
     Doctor(DoctorArgs),
+    /// Print what a shell needs to complete this program's words, as `source <(robata completion bash)`.
+    Completion {
+        /// The shell.
+        #[arg(value_enum, value_name = "SHELL")]
+        shell: clap_complete::Shell,
+    },
+    /// Write the manual's pages into a folder, one for each command.
+    Man {
+        /// The folder; made where it is missing.
+        #[arg(value_name = "FOLDER")]
+        folder: PathBuf,
+    },
     /// Measure what this machine does, each figure beside its target and the raw limit.
     Bench(crate::bench::BenchArgs),
 }
@@ -127,6 +145,12 @@ pub(crate) struct ApplyArgs {
     /// Only say what would change.
     #[arg(long)]
     pub(crate) dry_run: bool,
+    /// Remove definitions that the file leaves out of an app that it names; without it they are kept and told.
+    #[arg(long)]
+    pub(crate) prune: bool,
+    /// Another image for an app that the file names, in place of the app's own; more than once for more apps.
+    #[arg(long = "image", value_name = "APP=REF", value_parser = app_and_image)]
+    pub(crate) images: Vec<(AppName, String)>,
 }
 
 #[derive(Debug, Args)]
@@ -287,6 +311,12 @@ pub(crate) struct ListArgs {
     /// The next page: what the last one ended with.
     #[arg(long)]
     pub(crate) cursor: Option<String>,
+    /// What is shown of each, in this order [default: id,job,state,attempt,created,took,why].
+    #[arg(long, value_enum, value_delimiter = ',', value_name = "COLUMN,…")]
+    pub(crate) columns: Vec<Column>,
+    /// Go on: each of the newest --limit jobs that is new or has changed is printed again, below.
+    #[arg(long, conflicts_with = "cursor")]
+    pub(crate) watch: bool,
 }
 
 #[derive(Debug, Args)]
@@ -391,6 +421,66 @@ pub(crate) enum WorkersCommand {
         #[arg(value_name = "REALM")]
         realm: String,
     },
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct TokensArgs {
+    #[command(subcommand)]
+    pub(crate) command: TokensCommand,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum TokensCommand {
+    /// Make a token, and print it this once.
+    Create {
+        /// Its name, under which what its bearer does is recorded.
+        #[arg(value_name = "NAME")]
+        name: TokenName,
+        /// enqueue; read; operate (both, and cancel, retry, pause); deploy (and definitions and one-offs); admin.
+        #[arg(long, value_name = "ROLE")]
+        role: Role,
+        /// The one app that its bearer sees [default: all of them].
+        #[arg(long, value_name = "APP")]
+        app: Option<AppName>,
+        /// How long it lasts, as 30d [default: until it is revoked].
+        #[arg(long, value_parser = duration::parse, value_name = "DURATION")]
+        expires_in: Option<Duration>,
+    },
+    /// List tokens, without their secrets.
+    List,
+    /// Revoke a token: it is valid nowhere ten seconds later.
+    Revoke {
+        /// The token.
+        #[arg(value_name = "NAME")]
+        name: TokenName,
+    },
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct AuditArgs {
+    /// What was done to this app, its definitions and jobs.
+    #[arg(long, value_name = "APP")]
+    pub(crate) app: Option<AppName>,
+    /// What this token did; `local`: who needed none.
+    #[arg(long, value_name = "TOKEN")]
+    pub(crate) by: Option<String>,
+    /// What was done to this job.
+    #[arg(long, value_name = "ID")]
+    pub(crate) job: Option<JobId>,
+    /// At most so many.
+    #[arg(long, default_value_t = 50, value_name = "N")]
+    pub(crate) limit: usize,
+    /// The next page: what the last one ended with.
+    #[arg(long, value_name = "NUMBER")]
+    pub(crate) before: Option<u64>,
+}
+
+fn app_and_image(text: &str) -> Result<(AppName, String), String> {
+    let (app, image) = text.split_once('=').ok_or("must be APP=REF")?;
+    let app = app
+        .parse()
+        .map_err(|error: robata_core::Error| error.message().to_owned())?;
+    Ok((app, image.to_owned()))
 }
 
 fn app_and_job(text: &str) -> Result<(AppName, JobName), String> {

@@ -38,6 +38,7 @@ fn code(error: &anyhow::Error) -> String {
     }
     match error.downcast_ref::<ClientError>() {
         Some(ClientError::Problem(problem)) => problem.code.clone(),
+        Some(ClientError::Unauthenticated { problem, .. }) => problem.code.clone(),
         Some(ClientError::Unreachable { .. }) => "unreachable".to_owned(),
         _ => "error".to_owned(),
     }
@@ -61,6 +62,13 @@ fn message(error: &anyhow::Error) -> String {
             } else if problem.nearest.len() > 1 && !text.contains(&problem.nearest[0]) {
                 text.push_str(&format!("; there are {}", problem.nearest.join(", ")));
             }
+            return text;
+        }
+        Some(ClientError::Unauthenticated { with_token, .. }) => {
+            text.push_str(match with_token {
+                true => "; ROBATA_TOKEN has it",
+                false => "; put one into ROBATA_TOKEN (who has an admin's makes one with `robata tokens create`)",
+            });
             return text;
         }
         _ => {}

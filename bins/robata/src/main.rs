@@ -47,9 +47,13 @@ async fn run(cli: Cli, out: &output::Output) -> anyhow::Result<ExitCode> {
         Command::Apps(args) => commands::apps::apps(server, args, out).await,
         Command::Queues(args) => commands::queues::queues(server, args, out).await,
         Command::Workers(args) => commands::workers::workers(server, args, out).await,
+        Command::Tokens(args) => commands::tokens::tokens(server, args, out).await,
+        Command::Audit(args) => commands::audit::audit(server, args, out).await,
         Command::Config(args) => commands::config::config(&args, out),
         Command::Store(args) => commands::store::store(args, out).await,
         Command::Doctor(args) => Box::pin(doctor::doctor(args, out)).await,
+        Command::Completion { shell } => commands::shell::completion(shell),
+        Command::Man { folder } => commands::shell::man(&folder, out),
         Command::Bench(args) => Box::pin(bench::bench(args, out)).await,
     }
 }

@@ -26,16 +26,21 @@ impl Table {
         if self.rows.is_empty() {
             return empty.to_owned();
         }
-        let mut widths: Vec<usize> = self.heading.iter().map(|name| name.len()).collect();
-        for row in &self.rows {
+        self.lines(out, &mut Vec::new())
+    }
+
+    /// The same below what was printed with these widths, which grow where they must; with its heading where nothing was.
+    pub(crate) fn lines(&self, out: &Output, widths: &mut Vec<usize>) -> String {
+        let heading = self.heading.iter().map(|name| (Some(Tone::Quiet), (*name).to_owned()));
+        let heading: Option<Vec<_>> = widths.is_empty().then(|| heading.collect());
+        widths.resize(self.heading.len(), 0);
+        for row in heading.iter().chain(&self.rows) {
             for (width, (_, cell)) in widths.iter_mut().zip(row) {
                 *width = (*width).max(cell.chars().count());
             }
         }
-        let heading = self.heading.iter().map(|name| (Some(Tone::Quiet), (*name).to_owned()));
-        let heading: Vec<_> = heading.collect();
         let mut text = String::new();
-        for row in std::iter::once(&heading).chain(&self.rows) {
+        for row in heading.iter().chain(&self.rows) {
             for (column, (tone, cell)) in row.iter().enumerate() {
                 text.push_str(&out.paint(*tone, cell));
                 if column + 1 < row.len() {

@@ -2,7 +2,7 @@
 
 use std::process::ExitCode;
 
-use robata_client::{ApplyRequest, Client, ClientError};
+use robata_client::{ApplyRequest, ClientError};
 use robata_daemon::{Ended, Parts, Role, Running, Signals, bind, only_executors, telemetry};
 use serde_json::json;
 
@@ -18,7 +18,7 @@ pub(crate) async fn up(args: UpArgs, out: &Output) -> anyhow::Result<ExitCode> {
     let mut signals = Signals::new()?;
     let opened = async {
         let parts = Parts::open(&settings, Role::All).await?;
-        let listener = bind(&settings.server.listen).await?;
+        let listener = bind(&settings.server.listen, &settings).await?;
         anyhow::Ok((parts, listener))
     };
     let (parts, listener) = tokio::select! {
@@ -44,14 +44,15 @@ pub(crate) async fn up(args: UpArgs, out: &Output) -> anyhow::Result<ExitCode> {
         let event = json!({"event": "applied", "file": file, "changed": changed});
         out.event(&event, || format!("applied {}: {changed} changed", file.display()))?;
     }
-    running.api(listener, api);
+    running.api(listener, api.clone());
     running.scheduler(&parts, &settings);
     running.worker(worker);
     tell_unreached(&parts, out).await?;
+    let is_open = settings.auth.admin_token.is_none() && !parts.store().tokens().await?.ever;
     let event = json!({"event": "listening", "url": url, "pid": std::process::id(), "installation": parts.store().installation().to_string(), "data": settings.data.folder});
     out.event(&event, || {
         let mut text = format!("robata listens on {url}; its data is in {}", settings.data.folder.display());
-        if nix::unistd::geteuid().is_root() {
+        if is_open && nix::unistd::geteuid().is_root() {
             text.push_str("\nrunning as root and without a token: every request on this machine acts as admin, and a process job runs as root");
         }
         text
@@ -62,7 +63,7 @@ pub(crate) async fn up(args: UpArgs, out: &Output) -> anyhow::Result<ExitCode> {
             .iter()
             .map(|(name, chosen)| (name.clone(), chosen.clone()))
             .collect();
-        let show = demo::Demo::new(Client::new(&url, None)?, parts.executors(), executors, *out);
+        let show = demo::Demo::new(api, url.clone(), parts.executors(), executors, *out);
         let stop = running.token();
         running.part(DEMO, async move {
             // It waits for jobs over an API that ends with us.

@@ -84,6 +84,8 @@ fn left_out(loaded: &Loaded) -> BTreeSet<String> {
 fn without_examples(loaded: &Loaded) -> Settings {
     let mut settings = loaded.settings.clone();
     settings.definitions.default_executor = None;
+    settings.server.tls = None;
+    settings.auth.admin_token = None;
     settings.executors = unset(loaded);
     settings.worker.on_sigterm = None;
     settings.telemetry.filter = None;
@@ -153,9 +155,17 @@ fn the_units_start_what_there_is_and_leave_running_jobs_alone() {
 fn unset(loaded: &Loaded) -> std::collections::BTreeMap<robata_core::ExecutorName, robata_settings::ExecutorSettings> {
     let mut executors = loaded.settings.executors.clone();
     for executor in executors.values_mut() {
-        if let robata_settings::ExecutorSettings::Docker(docker) = executor {
-            docker.config_json = None;
-            docker.max = robata_settings::MaxSettings::default();
+        match executor {
+            robata_settings::ExecutorSettings::Docker(docker) => {
+                docker.config_json = None;
+                docker.max = robata_settings::MaxSettings::default();
+                docker.keep_images = None;
+                docker.secrets = None;
+            }
+            robata_settings::ExecutorSettings::Process(process) => {
+                process.max = robata_settings::MaxSettings::default();
+                process.secrets = None;
+            }
         }
     }
     executors

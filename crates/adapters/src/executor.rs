@@ -41,10 +41,7 @@ pub async fn executor(
                 },
                 payload_folder: Some(settings.data.folder.join("payloads").join(name.as_str())),
                 parallel_starts: docker.parallel_starts,
-                images: docker.images.clone(),
-                networks: docker.networks.clone(),
-                max_cpu: docker.max.cpu,
-                max_memory: docker.max.memory,
+                keep_images: docker.keep_images,
                 ..DockerConfig::new(installation)
             };
             Ok(Arc::new(DockerExecutor::connect(config)?))

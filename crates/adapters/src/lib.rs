@@ -8,6 +8,7 @@ mod queue;
 #[cfg(feature = "redis")]
 mod redis;
 mod role;
+mod secrets;
 mod store;
 
 pub mod probe;
@@ -16,6 +17,7 @@ pub use executor::{executor, executors, import_image};
 pub use log_store::log_store;
 pub use queue::queue;
 pub use role::Role;
+pub use secrets::{secrets, source as secret_source};
 pub use store::store;
 
 /// Becomes the supervisor of a process where this program was started as one; else returns at once. MUST be the first

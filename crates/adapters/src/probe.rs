@@ -83,8 +83,10 @@ pub struct Broker {
     pub version: Option<String>,
     /// Its `maxmemory-policy`, where it says.
     pub eviction: Option<String>,
-    /// Whether what was published survives its restart.
-    pub durable: bool,
+    /// Whether what was published survives its restart, where it says.
+    pub durable: Option<bool>,
+    /// Whether it is a node of a cluster.
+    pub cluster: bool,
     /// Why whole jobs may not be put into it (PROTOCOL I2); `None` where they may.
     pub no_whole_jobs: Option<String>,
 }
@@ -99,7 +101,8 @@ pub async fn broker(redis: &RedisSettings) -> Result<Broker> {
         config.eviction = Eviction::Warn;
         let facts = RedisQueue::connect(config)?.check().await?;
         Ok(Broker {
-            durable: facts.durable(),
+            durable: facts.appendonly,
+            cluster: facts.cluster == Some(true),
             no_whole_jobs: match facts.whole_jobs() {
                 WholeJobs::Allowed => None,
                 WholeJobs::Refused(why) => Some(why),

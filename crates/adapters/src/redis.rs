@@ -14,7 +14,6 @@ pub(crate) fn config(redis: &RedisSettings, installation: InstallationId) -> Res
         })?;
         config.ca_pem = Some(pem);
     }
-    config.cluster = redis.cluster;
     config.eviction = match redis.eviction {
         Eviction::Refuse => robata_queue_redis::Eviction::Refuse,
         Eviction::Warn => robata_queue_redis::Eviction::Warn,

@@ -1,5 +1,6 @@
 #![doc = include_str!("../README.md")]
 
+pub mod access;
 pub mod catalog;
 pub mod enqueue;
 pub mod job;
@@ -12,6 +13,7 @@ pub mod strict;
 pub mod word;
 
 pub use self::{
+    access::{AuditEntry, AuditList, NewTokenRequest, Token, TokenList, TokenMade},
     catalog::{App, AppList, ApplyAnswer, ApplyRequest, Definition, DefinitionList, PlanItem, RunRequest},
     enqueue::{BatchAnswer, BatchItem, BatchRequest, EnqueueRequest},
     job::{Attempt, AttemptLog, Job, JobList, Waiting},

@@ -2,7 +2,7 @@
 
 use std::{fmt, str::FromStr};
 
-use robata_core::{AttemptState, JobState, Reason, WaitingReason, attempt::LogState};
+use robata_core::{AttemptState, JobState, Reason, Role, WaitingReason, attempt::LogState};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 /// A word of an enumeration `T`, or one that a newer server says.
@@ -31,6 +31,12 @@ macro_rules! words {
 }
 
 words!(JobState, AttemptState, Reason, WaitingReason);
+
+impl Words for Role {
+    fn word(&self) -> &'static str {
+        self.as_str()
+    }
+}
 
 /// Whether a log is whole: `open`, `complete` or `incomplete`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -16,6 +16,7 @@ use tokio::{
 };
 
 use crate::{
+    access::Identity,
     config::ApiConfig,
     guard::too_large,
     refused::{Refused, Result, internal, nearest},
@@ -131,6 +132,10 @@ impl<P: Purpose> FromRequest<Arc<Shared>> for JsonBody<P> {
             reader.reserve(declared).await?;
         }
         let bytes = reader.read(body, declared).await?;
+        // A body may take its time; what was revoked meanwhile does nothing any more.
+        if let Some(who) = parts.extensions.get::<Identity>() {
+            who.still()?;
+        }
         Ok(Self {
             bytes,
             permit: reader.permit,

@@ -1,8 +1,8 @@
 //! Bounds and names of the API.
 
-use std::time::Duration;
+use std::{collections::BTreeMap, time::Duration};
 
-use robata_core::{ExecutorName, payload};
+use robata_core::{ExecutorName, Policy, access::TokenHash, payload};
 
 /// What an operator may set.
 #[derive(Clone, Debug)]
@@ -12,8 +12,12 @@ pub struct ApiConfig {
     pub default_executor: ExecutorName,
     /// The executors that there are, for messages and checks; empty: any.
     pub executors: Vec<ExecutorName>,
+    /// The operator's policies, by executor; one that does not stand here has the default one.
+    pub policies: BTreeMap<ExecutorName, Policy>,
     /// Names that a request's `Host` may have besides loopback's, without port.
     pub hosts: Vec<String>,
+    /// The hash of the settings' own admin token, which is valid without the store and never expires.
+    pub admin_token: Option<TokenHash>,
     /// A request's body has at most this many bytes.
     pub max_body_bytes: usize,
     /// A body of settings (an apply, an app, a definition, a one-off) has at most this many bytes.
@@ -37,7 +41,9 @@ impl Default for ApiConfig {
         Self {
             default_executor: default_executor(),
             executors: Vec::new(),
+            policies: BTreeMap::new(),
             hosts: Vec::new(),
+            admin_token: None,
             max_body_bytes: 64 << 20,
             max_document_bytes: 4 << 20,
             max_bodies_bytes: 256 << 20,

@@ -78,6 +78,11 @@ impl Checked {
         Ok(checked)
     }
 
+    /// The app that it is for.
+    pub(crate) fn app(&self) -> &AppName {
+        &self.app
+    }
+
     /// The key, with the app in which it is one.
     pub(crate) fn key(&self) -> Option<(AppName, Key)> {
         Some((self.app.clone(), self.key.clone()?))
@@ -213,10 +218,17 @@ pub(crate) fn entry<'c>(catalog: &'c Catalog, name: &AppName, job: &JobName) -> 
 
 /// The app, or 404 with the nearest ones.
 pub(crate) fn app<'c>(catalog: &'c Catalog, name: &AppName) -> Result<&'c App> {
-    catalog.apps.get(name).map(|app| &**app).ok_or_else(|| {
-        let known = catalog.apps.keys().map(AppName::as_str);
-        Refused::not_found("unknown_app", format!("there is no app {name}")).near(nearest(name.as_str(), known))
-    })
+    catalog
+        .apps
+        .get(name)
+        .map(|app| &**app)
+        .ok_or_else(|| unknown_app(catalog, name))
+}
+
+/// 404 with the nearest ones of the catalog.
+pub(crate) fn unknown_app(catalog: &Catalog, name: &AppName) -> Refused {
+    let known = catalog.apps.keys().map(AppName::as_str);
+    Refused::not_found("unknown_app", format!("there is no app {name}")).near(nearest(name.as_str(), known))
 }
 
 /// The executor of a definition.

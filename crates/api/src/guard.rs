@@ -55,6 +55,7 @@ pub(crate) fn check(config: &ApiConfig, method: &Method, uri: &Uri, headers: &He
         same_origin(host, headers)?;
         content_type(headers)?;
     }
+    content_encoding(headers)?;
     length(config, headers)
 }
 
@@ -143,6 +144,19 @@ fn content_type(headers: &HeaderMap) -> Result<()> {
         StatusCode::UNSUPPORTED_MEDIA_TYPE,
         "unsupported_media_type",
         "send a body as JSON, with the header `Content-Type: application/json`",
+    ))
+}
+
+/// None: what is small here could be of any size unpacked.
+fn content_encoding(headers: &HeaderMap) -> Result<()> {
+    let mut encodings = headers.get_all(header::CONTENT_ENCODING).iter();
+    if encodings.all(|encoding| encoding.as_bytes().eq_ignore_ascii_case(b"identity")) {
+        return Ok(());
+    }
+    Err(Refused::new(
+        StatusCode::UNSUPPORTED_MEDIA_TYPE,
+        "unsupported_content_encoding",
+        "send the body as it is, without a Content-Encoding",
     ))
 }
 

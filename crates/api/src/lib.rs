@@ -1,5 +1,6 @@
 #![doc = include_str!("../README.md")]
 
+mod access;
 mod body;
 mod config;
 mod enqueue;
@@ -8,6 +9,7 @@ mod guard;
 mod hub;
 mod metrics;
 mod path;
+mod policy;
 mod probes;
 mod query;
 mod refused;
@@ -21,6 +23,7 @@ use robata_core::{log_store::LogStore, store::Store};
 use tokio_util::sync::CancellationToken;
 
 pub use self::{
+    access::as_local,
     config::ApiConfig,
     probes::{CHECK, Probes, TryNeeds, WriteMetrics, need, probes},
     routes::{openapi, router},

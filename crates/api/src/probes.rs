@@ -12,14 +12,15 @@ use axum::{
 };
 use futures::future::BoxFuture;
 use robata_api_types::{Health, Need, Ready};
-use robata_core::{Error, ErrorKind};
+use robata_core::{Error, ErrorKind, access::TokenHash, store::Store};
 use tokio::time::timeout;
 
 use crate::{
+    access::{Gate, Keyring, Needs, gate},
     config::ApiConfig,
     guard,
     refused::internal,
-    routes::{Json, not_found, ok},
+    routes::{Json, not_found, ok, openapi},
 };
 
 /// What is tried for readiness is given up after this time.
@@ -39,6 +40,10 @@ pub struct Probes {
     pub metrics: WriteMetrics,
     /// Names that a request's `Host` may have besides loopback's, without port.
     pub hosts: Vec<String>,
+    /// Where the tokens are: who may read `/metrics`.
+    pub store: Arc<dyn Store>,
+    /// The hash of the settings' own admin token.
+    pub admin_token: Option<TokenHash>,
 }
 
 impl fmt::Debug for Probes {
@@ -49,17 +54,24 @@ impl fmt::Debug for Probes {
     }
 }
 
-/// The three routes alone.
+/// The three routes alone. `/metrics` needs what it needs at a master.
 pub fn probes(probes: Probes) -> Router {
     let config = ApiConfig {
         hosts: probes.hosts.clone(),
         ..ApiConfig::default()
     };
+    let gate_of = Gate {
+        keyring: Keyring::new(Arc::clone(&probes.store), probes.admin_token),
+        needs: Needs::of(&openapi()),
+    };
+    let gated = Router::new()
+        .route("/metrics", get(metrics))
+        .fallback(|| async { not_found("this is a worker: there are /healthz, /readyz and /metrics") })
+        .layer(middleware::from_fn_with_state(Arc::new(gate_of), gate));
     Router::new()
         .route("/healthz", get(healthz))
         .route("/readyz", get(readyz))
-        .route("/metrics", get(metrics))
-        .fallback(|| async { not_found("this is a worker: there are /healthz, /readyz and /metrics") })
+        .merge(gated)
         .layer(middleware::from_fn_with_state(Arc::new(config), check))
         .with_state(probes)
 }

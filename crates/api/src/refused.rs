@@ -38,11 +38,6 @@ impl Refused {
         Self::new(StatusCode::UNPROCESSABLE_ENTITY, code, detail)
     }
 
-    /// 400: asked for what is not offered yet.
-    pub(crate) fn unsupported(what: &str) -> Self {
-        Self::bad("unsupported", format!("{what} is not supported yet"))
-    }
-
     /// 503, to be tried again after this time.
     pub(crate) fn unavailable(detail: impl Into<String>, after: Duration) -> Self {
         let mut refused = Self::new(StatusCode::SERVICE_UNAVAILABLE, "unavailable", detail);
@@ -115,6 +110,9 @@ impl IntoResponse for Refused {
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(PROBLEM_JSON));
         if let Some(seconds) = self.0.retry_after {
             headers.insert(header::RETRY_AFTER, seconds.into());
+        }
+        if status == StatusCode::UNAUTHORIZED {
+            headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
         }
         response
     }

@@ -12,12 +12,14 @@ use robata_core::{
     store::{Hint, Store},
 };
 use tokio::{
-    sync::Semaphore,
+    sync::{Mutex, Semaphore},
     time::{Instant, MissedTickBehavior, interval, sleep},
 };
 use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 
-use crate::{Api, TryNeeds, WriteMetrics, body, config::ApiConfig, hub::Hub, metrics::Metrics, refused::Result};
+use crate::{
+    Api, TryNeeds, WriteMetrics, access::Keyring, body, config::ApiConfig, hub::Hub, metrics::Metrics, refused::Result,
+};
 
 /// Hints may be lost: the catalog is also looked at this often.
 const REFRESH: Duration = Duration::from_secs(10);
@@ -37,6 +39,9 @@ pub(crate) struct Shared {
     pub(crate) hub: Arc<Hub>,
     pub(crate) metrics: Metrics,
     pub(crate) bodies: Arc<Semaphore>,
+    pub(crate) keyring: Arc<Keyring>,
+    /// Held by whoever makes or revokes a token.
+    pub(crate) tokens_change: Mutex<()>,
     catalog: Arc<CatalogCache>,
     listener: OnceLock<AbortOnDropHandle<()>>,
 }
@@ -45,6 +50,8 @@ impl Shared {
     pub(crate) fn new(api: Api) -> Arc<Self> {
         Arc::new(Self {
             bodies: body::budget(api.config.max_bodies_bytes),
+            keyring: Keyring::new(Arc::clone(&api.store), api.config.admin_token),
+            tokens_change: Mutex::default(),
             store: api.store,
             logs: api.logs,
             config: api.config,

@@ -69,7 +69,7 @@ async fn a_body_costs_a_bounded_multiple_of_its_bytes_whatever_it_says() {
         ..ApplyRequest::default()
     };
     let client = Client::new(&address.to_string(), None).unwrap();
-    client.apply(&request, false).await.unwrap();
+    client.apply(&request, Default::default()).await.unwrap();
 
     let labels = r#"{"app": "shop", "job": "mail", "labels": {"#;
     let env = r#"{"app": "shop", "job": "mail", "env": {"#;

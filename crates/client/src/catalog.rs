@@ -10,6 +10,15 @@ use crate::{
     http::{Client, with_json},
 };
 
+/// How a document is applied.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ApplyOptions {
+    /// Only say what would change.
+    pub dry_run: bool,
+    /// Remove definitions that the document leaves out of an app that it names.
+    pub prune: bool,
+}
+
 impl Client {
     /// All apps.
     pub async fn apps(&self) -> Result<Vec<App>, ClientError> {
@@ -64,10 +73,11 @@ impl Client {
         self.send(self.api(Method::DELETE, &path)).await.map(drop)
     }
 
-    /// Applies a document, or with `dry_run` only says what would change. A document with mistakes is
+    /// Applies a document. A document with mistakes is
     /// [`ClientError::Problem`] with code `invalid_definitions`; [`crate::definitions::locate`] finds their lines.
-    pub async fn apply(&self, request: &ApplyRequest, dry_run: bool) -> Result<ApplyAnswer, ClientError> {
-        let call = self.api(Method::POST, &["apply"]).query(&[("dry_run", dry_run)]);
+    pub async fn apply(&self, request: &ApplyRequest, how: ApplyOptions) -> Result<ApplyAnswer, ClientError> {
+        let query = [("dry_run", how.dry_run), ("prune", how.prune)];
+        let call = self.api(Method::POST, &["apply"]).query(&query);
         self.json(with_json(call, request)).await
     }
 }

@@ -33,6 +33,25 @@ pub enum ClientError {
     /// The server refused, and says why.
     #[error("{0}")]
     Problem(Box<Problem>),
+    /// The server wants a token, or another one (401).
+    #[error(
+        "{}",
+        match with_token {
+            true => format!("the server at {server} does not accept the token: it is unknown, was revoked, or has expired"),
+            false => format!("the server at {server} needs a token"),
+        }
+    )]
+    Unauthenticated {
+        /// The server's address.
+        server: String,
+        /// Whether the request had a token.
+        with_token: bool,
+        /// What the server said.
+        problem: Box<Problem>,
+    },
+    /// The token can be none: it has a space, a line's end, or another character that no header holds.
+    #[error("the token is none: it has characters that no token has (a line's end, a space?)")]
+    InvalidToken,
     /// Something answered that is not Robata's API.
     #[error("the server at {server} answered {status} and not as Robata does: {body}")]
     Unexpected {
@@ -66,7 +85,7 @@ impl ClientError {
     #[must_use]
     pub fn problem(&self) -> Option<&Problem> {
         match self {
-            Self::Problem(problem) => Some(problem),
+            Self::Problem(problem) | Self::Unauthenticated { problem, .. } => Some(problem),
             _ => None,
         }
     }

@@ -1,10 +1,12 @@
 //! The one way in which requests go out and answers come in.
 
-use std::{net::IpAddr, time::Duration};
+use std::{net::IpAddr, sync::Arc, time::Duration};
 
 use bytes::Bytes;
-use reqwest::{Method, RequestBuilder, Response, Url, header};
+use reqwest::{Method, RequestBuilder, Response, StatusCode, Url, header};
 use robata_api_types::{Problem, problem::PROBLEM_JSON};
+use rustls::{ClientConfig, RootCertStore, crypto::ring};
+use rustls_platform_verifier::BuilderVerifierExt as _;
 use serde::{Serialize, de::DeserializeOwned};
 
 use crate::error::ClientError;
@@ -40,9 +42,11 @@ impl std::fmt::Debug for Token {
 }
 
 impl Client {
-    /// A client of the server at this address (`http://HOST:PORT`; without a scheme `http://` is meant).
+    /// A client of the server at this address (`http://HOST:PORT` or `https://HOST:PORT`; without a scheme `http://` is
+    /// meant).
     ///
-    /// Connects at the first request only.
+    /// Connects at the first request only. A server's certificate must be good by the system's roots, or by those that the
+    /// variables `SSL_CERT_FILE` and `SSL_CERT_DIR` name. The token goes with every request as `Authorization: Bearer`.
     pub fn new(server: &str, token: Option<&str>) -> Result<Self, ClientError> {
         let invalid = |message: String| ClientError::InvalidServer {
             server: server.to_owned(),
@@ -54,12 +58,11 @@ impl Client {
             format!("http://{server}")
         };
         let base: Url = text.parse().map_err(|error| invalid(format!("{error}")))?;
-        if base.scheme() != "http" {
-            return Err(invalid("only http:// is spoken here".to_owned()));
-        }
+        let tls = tls(base.scheme()).map_err(invalid)?;
         let builder = || {
             let builder = reqwest::Client::builder()
                 .connect_timeout(CONNECT_TIMEOUT)
+                .tls_backend_preconfigured(tls.clone())
                 .tcp_keepalive(KEEPALIVE)
                 .tcp_nodelay(true)
                 .redirect(reqwest::redirect::Policy::none());
@@ -69,6 +72,9 @@ impl Client {
                 builder
             }
         };
+        if token.is_some_and(|token| token.is_empty() || !token.bytes().all(|byte| byte.is_ascii_graphic())) {
+            return Err(ClientError::InvalidToken);
+        }
         let build = |builder: reqwest::ClientBuilder| builder.build().map_err(|error| invalid(error.to_string()));
         Ok(Self {
             http: build(builder())?,
@@ -175,6 +181,11 @@ impl Client {
             Err(error) => return error,
         };
         match serde_json::from_slice::<Problem>(&body) {
+            Ok(problem) if is_problem && status == StatusCode::UNAUTHORIZED => ClientError::Unauthenticated {
+                server: self.server.clone(),
+                with_token: self.token.is_some(),
+                problem: Box::new(problem),
+            },
             Ok(problem) if is_problem => ClientError::Problem(Box::new(problem)),
             _ => self.unexpected(status, &body),
         }
@@ -187,6 +198,22 @@ impl Client {
             body: String::from_utf8_lossy(body).chars().take(SHOWN).collect(),
         }
     }
+}
+
+/// How https is spoken: by rustls, with the library's own cryptography whatever the program around it has set up.
+fn tls(scheme: &str) -> Result<ClientConfig, String> {
+    let builder = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
+        .with_safe_default_protocol_versions()
+        .map_err(|error| error.to_string())?;
+    Ok(match scheme {
+        // Redirects are not followed: nothing of it is ever used, and no roots need be read.
+        "http" => builder.with_root_certificates(RootCertStore::empty()),
+        "https" => builder
+            .with_platform_verifier()
+            .map_err(|error| format!("the system's root certificates cannot be read: {error}"))?,
+        _ => return Err("only http:// and https:// are spoken here".to_owned()),
+    }
+    .with_no_client_auth())
 }
 
 fn below_api<'p>(path: &[&'p str]) -> Vec<&'p str> {

@@ -237,3 +237,40 @@ async fn lines_are_put_together_however_they_are_cut() {
     ));
     assert!(matches!(&entries[2], LogEntry::End { complete: false, .. }));
 }
+
+#[tokio::test]
+async fn a_token_that_no_header_holds_is_told_before_anything_is_sent_and_none_is_ever_printed() {
+    for bad in ["", "two words", "a\nb", "é", "a\u{0}"] {
+        let made = Client::new("http://127.0.0.1:1", Some(bad));
+        assert!(matches!(made, Err(ClientError::InvalidToken)), "{bad:?}");
+    }
+    let secret = "rbt_secret";
+    let client = Client::new("http://127.0.0.1:1", Some(secret)).unwrap();
+    assert!(!format!("{client:?}").contains(secret), "{client:?}");
+    let error = client.apps().await.unwrap_err();
+    assert!(!format!("{error:?} {error}").contains(secret), "{error:?}");
+}
+
+#[tokio::test]
+async fn a_refusal_for_want_of_a_token_is_told_apart() {
+    let problem = r#"{"code": "unauthenticated", "status": 401, "detail": "a valid token is needed"}"#;
+    let forbidden = r#"{"code": "forbidden", "status": 403, "detail": "this needs the role read"}"#;
+    let client = server(vec![
+        answer("401 Unauthorized", "application/problem+json", problem),
+        answer("403 Forbidden", "application/problem+json", forbidden),
+        answer("401 Unauthorized", "text/html", "<html>a proxy's own</html>"),
+    ])
+    .await;
+    let error = client.apps().await.unwrap_err();
+    assert!(
+        matches!(error, ClientError::Unauthenticated { with_token: false, .. }),
+        "{error:?}"
+    );
+    assert!(!error.is_passing() && error.problem().unwrap().code == "unauthenticated");
+    let error = client.apps().await.unwrap_err();
+    assert_eq!(error.problem().unwrap().code, "forbidden");
+    assert!(matches!(
+        client.apps().await,
+        Err(ClientError::Unexpected { status: 401, .. })
+    ));
+}

@@ -12,6 +12,7 @@ use crate::{
     definition::{DockerOptions, ProcessOptions, Resources, Security},
     error::Result,
     id::InstallationId,
+    secret::Secret,
 };
 
 /// The engine's own id of a thing. Never used again for another thing.
@@ -71,6 +72,9 @@ pub struct Spec {
     pub user: Option<String>,
     /// The environment, but for `payload_file_env`, which the executor sets.
     pub env: BTreeMap<String, String>,
+    /// More of the environment, apart from `env` so that nobody prints it with that: values that stand in nothing but the
+    /// environment of what runs (no label, file, message or answer).
+    pub secret_env: BTreeMap<String, Secret>,
     /// A file that the thing can read, with these bytes.
     pub payload: Bytes,
     /// The variable that holds the payload file's path, as `ROBATA_PAYLOAD_FILE`.
@@ -270,6 +274,8 @@ pub struct Owned {
 ///
 /// - `prepare` MUST run nothing. Called again with the same name and mark it MUST answer the same thing; with a taken
 ///   name and another mark it MUST remove a thing that never ran, and MUST answer `StillRuns` where it has run.
+/// - What `secret_env` has MUST be in the thing's environment, whatever `env` says of the same variable, and in nothing that is
+///   told of the thing: no label, no observation, no error, no log line.
 /// - Dropping a `prepare` MUST abort a pull, and MUST leave nothing that runs.
 /// - A thing whose image is missing or forbidden MUST be refused as `ImagePull`, one that is described wrongly as
 ///   `StartRefused`, both with the engine's own words; an unreachable engine is `Unavailable`.

@@ -7,10 +7,13 @@ use sha2::{Digest, Sha256};
 
 use crate::error::{Error, ErrorKind};
 
-/// The rule of apps, queues and executors, for messages.
+/// The rule of apps, queues, executors and tokens, for messages.
 pub const SHORT_RULE: &str = "1 to 63 letters, digits, '_' or '-', beginning and ending with a letter or digit";
 /// The rule of jobs, for messages.
 pub const JOB_RULE: &str = "1 to 128 letters, digits, '.', '_', ':' or '-', beginning with a letter, digit or '_'";
+/// The rule of secrets, for messages. A name can be a file's, and an argument of a command.
+pub const SECRET_RULE: &str =
+    "1 to 128 letters, digits, '.', '_' or '-', beginning with a letter, digit or '_', and without \"..\"";
 
 fn is_short(text: &str) -> bool {
     let bytes = text.as_bytes();
@@ -31,6 +34,19 @@ fn is_job(text: &str) -> bool {
         && (bytes[0].is_ascii_alphanumeric() || bytes[0] == b'_')
 }
 
+fn is_secret(text: &str) -> bool {
+    is_job(text) && !text.contains(':') && !text.contains("..")
+}
+
+/// What was taken for a name. In the place of a secret's name people write its value: that is not repeated.
+fn shown(text: &str, what: &str) -> String {
+    if what == "secret" {
+        return "this".to_owned();
+    }
+    let beginning: String = text.chars().take(140).collect();
+    format!("{beginning:?}")
+}
+
 macro_rules! name {
     ($(#[$doc:meta])* $name:ident, $what:literal, $check:ident, $rule:ident) => {
         $(#[$doc])*
@@ -45,8 +61,8 @@ macro_rules! name {
                 if $check(&text) {
                     return Ok(Self(text));
                 }
-                let shown: String = text.chars().take(140).collect();
-                Err(Error::new(ErrorKind::Invalid, "name.parse", format!("{shown:?} is no {} name: {}", $what, $rule)))
+                let shown = shown(&text, $what);
+                Err(Error::new(ErrorKind::Invalid, "name.parse", format!("{shown} is no {} name: {}", $what, $rule)))
             }
 
             /// The name as text.
@@ -109,8 +125,16 @@ name!(
     ExecutorName, "executor", is_short, SHORT_RULE
 );
 name!(
+    /// A token's name.
+    TokenName, "token", is_short, SHORT_RULE
+);
+name!(
     /// A job definition's name; Ruby class names fit.
     JobName, "job", is_job, JOB_RULE
+);
+name!(
+    /// A secret's name, by which it is found where the attempt starts.
+    SecretName, "secret", is_secret, SECRET_RULE
 );
 
 impl From<AppName> for QueueName {

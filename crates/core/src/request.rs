@@ -85,7 +85,10 @@ impl StartRequest {
     #[must_use]
     pub fn freeze(definition: &Definition, origin: &Origin<'_>) -> Self {
         let mut env = definition.env.clone();
-        let allowed = |name: &str| definition.env_allow.iter().any(|allowed| allowed == name);
+        let allowed = |name: &str| {
+            let listed = definition.env_allow.iter().any(|allowed| allowed == name);
+            listed && !definition.secrets.contains_key(name)
+        };
         env.extend(
             origin
                 .env

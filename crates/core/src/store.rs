@@ -8,13 +8,14 @@ use futures::stream::BoxStream;
 
 use crate::{
     Timestamp,
+    access::{AuditRecord, ListAudit, NewToken, Token, Tokens},
     attempt::{AttemptRecord, AttemptWrite, Claim, Claimed, HeldAttempt, Knowledge, Written},
     definition::{Catalog, CatalogWrite},
     error::Result,
     executor::RealmId,
     id::{AttemptId, ClaimId, Epoch, IncarnationId, InstallationId, JobId},
     job::{Acted, Cancel, Enqueue, Enqueued, JobDetail, JobRecord, Key, Line, Reference, RetryByHand},
-    name::{AppName, ExecutorName, JobName, QueueName},
+    name::{AppName, ExecutorName, JobName, QueueName, TokenName},
     queue::BrokerKey,
     state::{JobState, Reason},
 };
@@ -44,6 +45,8 @@ pub enum Hint {
     Orphans,
     /// The catalog has a new revision.
     Catalog,
+    /// A token was made or revoked.
+    Tokens,
     /// Hints may have been missed: whoever acts on one looks by itself now.
     Gap,
 }
@@ -432,9 +435,35 @@ pub trait CatalogStore: fmt::Debug + Send + Sync {
     async fn change_catalog(&self, revision: u64, writes: Vec<CatalogWrite>, by: &str) -> Result<Catalog>;
 }
 
+/// Tokens, and who did what.
+///
+/// # Contract
+/// `robata_testkit::store` has a case for every sentence.
+///
+/// - `create_token` MUST be `Conflict` where a token of that name is not revoked, expired or not; a revoked one's name is
+///   free again. Of concurrent ones with one name exactly one MUST make a token.
+/// - `tokens` MUST tell every token that is not revoked, also expired ones, and `ever` MUST stay true from the first one on.
+/// - `revoke_token` MUST be `NotFound` where no token of that name is left to revoke.
+/// - From the answer of `create_token` and `revoke_token` on every call of `tokens` MUST tell the new state, and
+///   [`Hint::Tokens`] MUST be given.
+/// - `audit` MUST tell, newest first, who made and revoked tokens, changed the catalog, cancelled and retried jobs, paused
+///   and resumed queues, drained workers and called realms lost; what changed nothing MUST NOT be told. Each is written
+///   with the change, in one transaction. Records a year old MAY be removed.
+#[async_trait]
+pub trait AccessStore: fmt::Debug + Send + Sync {
+    /// The tokens as they stand.
+    async fn tokens(&self) -> Result<Tokens>;
+    /// Makes a token.
+    async fn create_token(&self, token: NewToken, by: &str) -> Result<Token>;
+    /// Revokes a token.
+    async fn revoke_token(&self, name: &TokenName, by: &str) -> Result<()>;
+    /// Who did what. MUST use keysets, never OFFSET.
+    async fn audit(&self, request: ListAudit) -> Result<Vec<AuditRecord>>;
+}
+
 /// The whole store.
 #[async_trait]
-pub trait Store: JobStore + AttemptStore + ScheduleStore + CatalogStore + 'static {
+pub trait Store: JobStore + AttemptStore + ScheduleStore + CatalogStore + AccessStore + 'static {
     /// The installation's id, made once (PROTOCOL R2).
     fn installation(&self) -> InstallationId;
     /// What the store tells whoever listens. A slow listener loses hints, never blocks a writer; where it lost some, or

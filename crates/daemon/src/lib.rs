@@ -14,7 +14,9 @@ mod program;
 mod running;
 mod serve;
 mod signals;
+mod tls;
 mod told;
+mod waiting;
 
 pub use apart::{apart, only_executors, only_queues};
 pub use container::{end_ends_jobs, on_sigterm};

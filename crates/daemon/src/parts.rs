@@ -4,12 +4,12 @@ use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use anyhow::Context;
 use robata_adapters::Role;
-use robata_core::{ExecutorName, executor::Executor, log_store::LogStore, queue::Queue, store::Store};
+use robata_core::{ExecutorName, Policy, executor::Executor, log_store::LogStore, queue::Queue, store::Store};
 use robata_scheduler::{Scheduler, SchedulerConfig};
-use robata_settings::Settings;
+use robata_settings::{Settings, StoreSettings};
 use robata_worker::{Queues, Worker, WorkerConfig};
 
-use crate::{fault::Coded, folder};
+use crate::{fault::Coded, folder, waiting};
 
 /// An engine that answers does so within this time; else it is told as not reached. It is tried again all the time.
 const REACHED_WITHIN: Duration = Duration::from_secs(3);
@@ -34,7 +34,7 @@ pub struct Unreached {
 
 impl Parts {
     /// Opens what this role needs; the store first, since its lock says whether another one runs here. A master opens no
-    /// executor.
+    /// executor. A database that does not serve yet is waited for, without an end; a broker connects at its first use.
     pub async fn open(settings: &Settings, role: Role) -> anyhow::Result<Self> {
         folder::make(settings).map_err(|error| Coded {
             code: "store",
@@ -43,7 +43,14 @@ impl Parts {
                 settings.data.folder.display()
             ),
         })?;
-        let store = robata_adapters::store(settings, role).await.map_err(|error| Coded {
+        let opened = match settings.store {
+            StoreSettings::Postgres(_) => {
+                waiting::until_it_serves(async || robata_adapters::store(settings, role).await).await
+            }
+            // A folder of this machine is there and free, or it is not.
+            StoreSettings::Sqlite(_) => robata_adapters::store(settings, role).await,
+        };
+        let store = opened.map_err(|error| Coded {
             code: "store",
             message: match robata_adapters::probe::store_holder(settings) {
                 Some(_) => format!("{} (--data-dir FOLDER)", error.full()),
@@ -151,6 +158,15 @@ fn scheduler(settings: &Settings) -> SchedulerConfig {
     config
 }
 
+/// The operator's policies: masters hold applies to them, and workers every start.
+pub(crate) fn policies(settings: &Settings) -> BTreeMap<ExecutorName, Policy> {
+    settings
+        .executors
+        .iter()
+        .map(|(name, executor)| (name.clone(), executor.policy(name)))
+        .collect()
+}
+
 fn worker(settings: &Settings) -> WorkerConfig {
     let of = &settings.worker;
     let mut config = WorkerConfig::default();
@@ -167,11 +183,13 @@ fn worker(settings: &Settings) -> WorkerConfig {
         .iter()
         .map(|(name, executor)| (name.clone(), executor.slots()))
         .collect();
+    config.policies = policies(settings);
     config.fence = settings
         .executors
         .iter()
         .filter_map(|(name, executor)| Some((name.clone(), executor.fence()?)))
         .collect();
+    config.secrets = robata_adapters::secrets(settings);
     config.orphan_after = of.orphan_after;
     config.logs_patience = of.logs_patience;
     config

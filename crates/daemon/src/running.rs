@@ -3,12 +3,18 @@
 use anyhow::anyhow;
 use axum::Router;
 use robata_api::{Api, ApiConfig, Probes, WriteMetrics};
+use robata_core::access::TokenHash;
 use robata_settings::Settings;
 use robata_worker::{StatusReader, Worker};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-use crate::{listener::Listener, local::LocalApi, needs, parts::Parts};
+use crate::{
+    listener::Listener,
+    local::LocalApi,
+    needs,
+    parts::{self, Parts},
+};
 
 /// What runs beside each other.
 #[derive(Debug, Default)]
@@ -92,6 +98,8 @@ impl Running {
             needs: needs::of_worker(parts.store(), parts.queue(), parts.logs(), worker),
             metrics,
             hosts: settings.server.hosts.clone(),
+            store: parts.store(),
+            admin_token: admin_token(settings),
         });
         self.serve("listener", listener, router);
     }
@@ -146,6 +154,14 @@ impl Running {
     }
 }
 
+fn admin_token(settings: &Settings) -> Option<TokenHash> {
+    settings
+        .auth
+        .admin_token
+        .as_ref()
+        .map(|secret| TokenHash::of(&secret.0))
+}
+
 fn api(settings: &Settings) -> ApiConfig {
     let limits = &settings.limits;
     let bytes = |size: robata_core::definition::Memory| usize::try_from(size.bytes).unwrap_or(usize::MAX);
@@ -154,6 +170,8 @@ fn api(settings: &Settings) -> ApiConfig {
         config.default_executor = name;
     }
     config.executors = settings.executors.keys().cloned().collect();
+    config.policies = parts::policies(settings);
+    config.admin_token = admin_token(settings);
     config.hosts.clone_from(&settings.server.hosts);
     config.max_body_bytes = bytes(limits.body_bytes);
     config.max_bodies_bytes = config.max_bodies_bytes.max(config.max_body_bytes);

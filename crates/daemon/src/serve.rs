@@ -22,6 +22,7 @@ use hyper_util::{
 use nix::sys::resource::{Resource, getrlimit};
 use robata_api_types::{Problem, problem::PROBLEM_JSON};
 use tokio::{
+    io::{AsyncRead, AsyncWrite},
     sync::{OwnedSemaphorePermit, Semaphore},
     task::JoinSet,
     time::{sleep, timeout},
@@ -30,8 +31,9 @@ use tokio_util::sync::CancellationToken;
 use tower::ServiceExt;
 
 use crate::{
-    listener::{Connection, Listener},
+    listener::{Connection, Listener, Socket},
     patience::{Patient, Stage},
+    tls::Tls,
 };
 
 /// What follows a log may hold its connection open; stopping does not wait longer for it.
@@ -82,9 +84,9 @@ impl Limits {
 impl Listener {
     /// Serves until told to stop; what is still being answered then has a moment to end.
     pub async fn serve(self, router: Router, stop: CancellationToken) {
-        let path = match &self {
-            Self::Tcp(_) => None,
-            Self::Unix(_, path) => Some(path.clone()),
+        let path = match &self.socket {
+            Socket::Tcp(_) => None,
+            Socket::Unix(_, path) => Some(path.clone()),
         };
         serve(self, router, Limits::here(), stop).await;
         if let Some(path) = path {
@@ -131,8 +133,10 @@ async fn serve(listener: Listener, router: Router, limits: Limits, stop: Cancell
             );
         }
         crowded = place.is_reserve;
-        connections.spawn(answer(
+        let tls = listener.tls.clone();
+        connections.spawn(begin(
             connection,
+            tls,
             router.clone(),
             room.clone(),
             place,
@@ -176,21 +180,43 @@ impl Room {
         }
     }
 
+    /// How long a client in this place has for a head.
+    fn head(&self, place: &Place) -> Duration {
+        if place.is_reserve {
+            self.limits.reserve_head
+        } else {
+            self.limits.head
+        }
+    }
+
     /// Whether fewer than an eighth of the places are free.
     fn is_near_its_bound(&self) -> bool {
         self.places.available_permits() < self.limits.connections.div_ceil(8)
     }
 }
 
-/// Answers one connection's requests.
-async fn answer(connection: Connection, router: Router, room: Room, place: Place, watcher: Watcher) {
-    let (limits, stage) = (room.limits, Stage::new());
-    let head = if place.is_reserve {
-        limits.reserve_head
-    } else {
-        limits.head
+/// Begins a connection, by TLS where the port speaks it, and answers its requests.
+async fn begin(connection: Connection, tls: Option<Tls>, router: Router, room: Room, place: Place, watcher: Watcher) {
+    let Some(tls) = tls else {
+        return answer(connection, router, room, place, watcher).await;
     };
-    let patient = Patient::new(connection, stage.clone(), head, limits.stalled);
+    // A client has as long for it as for a request's head.
+    match timeout(room.head(&place), tls.acceptor.accept(connection)).await {
+        Ok(Ok(stream)) => answer(stream, router, room, place, watcher).await,
+        Ok(Err(error)) => {
+            tracing::debug!(%error, "a connection began without TLS, or with one that is not spoken here")
+        }
+        Err(_) => tracing::debug!("a connection did not begin in time"),
+    }
+}
+
+/// Answers one connection's requests.
+async fn answer<I>(connection: I, router: Router, room: Room, place: Place, watcher: Watcher)
+where
+    I: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    let (limits, stage) = (room.limits, Stage::new());
+    let patient = Patient::new(connection, stage.clone(), room.head(&place), limits.stalled);
     let is_reserve = place.is_reserve;
     let service = service_fn(move |request: Request<Incoming>| {
         let (answering, router, room) = (stage.answers(), router.clone(), room.clone());

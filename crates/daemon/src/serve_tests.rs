@@ -37,7 +37,9 @@ struct Server {
 }
 
 async fn server(limits: Limits, more: Router) -> Server {
-    let listener = bind(&"127.0.0.1:0".parse().unwrap()).await.unwrap();
+    let listener = bind(&"127.0.0.1:0".parse().unwrap(), &robata_settings::Settings::default())
+        .await
+        .unwrap();
     let address = listener.url().unwrap()["http://".len()..].parse().unwrap();
     let router = more
         .route("/healthz", get(async || "alive"))
@@ -300,9 +302,12 @@ async fn told_to_stop_it_ends_what_rests_at_once_and_answers_what_was_asked() {
 async fn a_unix_socket_is_served_alike_and_goes_with_its_server() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("master.sock");
-    let listener = bind(&format!("unix:{}", path.display()).parse().unwrap())
-        .await
-        .unwrap();
+    let listener = bind(
+        &format!("unix:{}", path.display()).parse().unwrap(),
+        &robata_settings::Settings::default(),
+    )
+    .await
+    .unwrap();
     let stop = CancellationToken::new();
     let router = Router::new().route("/", get(async || "hello"));
     let serving = tokio::spawn(listener.serve(router, stop.clone()));

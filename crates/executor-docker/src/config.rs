@@ -2,10 +2,7 @@
 
 use std::{path::PathBuf, time::Duration};
 
-use robata_core::{
-    InstallationId,
-    definition::{Cpu, Memory},
-};
+use robata_core::InstallationId;
 
 /// Where an engine listens unless told otherwise.
 pub(crate) const DEFAULT_HOST: &str = "unix:///var/run/docker.sock";
@@ -19,8 +16,9 @@ pub struct DockerConfig {
     pub installation: InstallationId,
     /// The engine: `unix:///PATH`, or `tcp://HOST:PORT` without TLS. Default: `unix:///var/run/docker.sock`.
     pub host: Option<String>,
-    /// Docker's `config.json`, for the registries' credentials in its `auths`; it is read before each pull, so that a
-    /// `docker login` counts at once. Credential helpers are not run. `None`: no credentials.
+    /// Docker's `config.json`, for the registries' credentials: its `credHelpers` and `credsStore`, whose programs
+    /// (`docker-credential-NAME`) are found in the PATH, and its `auths`. It is read before each pull, so that a
+    /// `docker login` counts at once. `None`: no credentials.
     pub config_json: Option<PathBuf>,
     /// How the payload gets into a container.
     pub payload: PayloadWay,
@@ -31,20 +29,15 @@ pub struct DockerConfig {
     /// The engine keeps up to this much of a container's output; what is printed beyond it before it is read is lost,
     /// and that is an error of `output`. The engine may use twice as much of its disk for one container.
     pub log_max_bytes: u64,
-    /// How long a call to the engine may take; a start and a stop have a bound of their own.
+    /// How long a call to the engine, or to a credential helper, may take; a start and a stop have a bound of their own.
     pub call_timeout: Duration,
     /// How long the engine may take for one create or start: it is slow while many run.
     pub start_timeout: Duration,
     /// A pull that says nothing for so long is given up.
     pub pull_stall: Duration,
-    /// The operator's policy: images that may run, `*` standing for any text. Empty: all.
-    pub images: Vec<String>,
-    /// The operator's policy: networks that may be joined besides `none` and the engine's default one.
-    pub networks: Vec<String>,
-    /// The operator's policy: the most CPU that a container may be allowed.
-    pub max_cpu: Option<Cpu>,
-    /// The operator's policy: the most memory that a container may be allowed.
-    pub max_memory: Option<Memory>,
+    /// Images that were pulled for a container of ours, and that nothing else has, are removed when so long none has used
+    /// them; `owned` looks. `None`: never.
+    pub keep_images: Option<Duration>,
 }
 
 impl DockerConfig {
@@ -62,10 +55,7 @@ impl DockerConfig {
             call_timeout: Duration::from_secs(30),
             start_timeout: Duration::from_secs(120),
             pull_stall: Duration::from_secs(300),
-            images: Vec::new(),
-            networks: Vec::new(),
-            max_cpu: None,
-            max_memory: None,
+            keep_images: None,
         }
     }
 

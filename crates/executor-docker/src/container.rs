@@ -1,4 +1,4 @@
-//! From a spec to the engine's description of a container, with the levels of security and the operator's policy.
+//! From a spec to the engine's description of a container, with the levels of security.
 
 use std::collections::HashMap;
 
@@ -12,11 +12,13 @@ use robata_core::{
     executor::{Prepare, Spec, label},
 };
 
-use crate::{DockerConfig, payload};
+use crate::{DockerConfig, engine::Kind, outside, payload};
 
 const OPERATION: &str = "docker.prepare";
 /// The log driver that keeps the very bytes; json-file replaces what is not UTF-8 (both seen on engine 20.10).
 const LOG_DRIVER: &str = "local";
+/// Podman has no `local`; of its own drivers this one is read back by its API.
+const PODMANS: &str = "k8s-file";
 
 /// How this container gets its payload.
 #[derive(Clone, Debug)]
@@ -33,66 +35,22 @@ pub(crate) fn refused(message: impl Into<String>) -> Error {
     Error::new(ErrorKind::StartRefused, OPERATION, message)
 }
 
-/// The image, and whether everything is within the operator's policy.
-pub(crate) fn check<'a>(config: &DockerConfig, spec: &'a Spec) -> Result<&'a str> {
+/// The image, and whether the level of security is kept: it is this executor's own promise, whoever calls it. What an
+/// operator allows beyond it is the caller's matter (`robata_core::policy`).
+pub(crate) fn check(spec: &Spec) -> Result<&str> {
     let Some(image) = spec.image.as_deref().filter(|image| !image.is_empty()) else {
         return Err(refused("no image: a Docker executor runs images"));
     };
-    if !config.images.is_empty() && !config.images.iter().any(|pattern| matches(pattern, image)) {
-        return Err(refused(format!(
-            "the image {image} is not allowed here (setting `images`)"
-        )));
+    let mut networks = spec.docker.network.iter().chain(&spec.docker.networks);
+    if spec.security != Security::Privileged && networks.any(|network| network == "host") {
+        return Err(refused("the host's network takes security = \"privileged\""));
     }
-    let networks = spec.docker.network.iter().chain(&spec.docker.networks);
-    for network in networks {
-        let simple = matches!(network.as_str(), "none" | "default" | "bridge");
-        // The engine's own words for sharing a network that is not the container's.
-        if network == "host" || network.starts_with("container:") {
-            return Err(refused(format!("the network {network:?} is never allowed")));
-        }
-        if !simple && !config.networks.contains(network) {
-            return Err(refused(format!(
-                "the network {network:?} is not allowed here (setting `networks`)"
-            )));
-        }
-    }
-    let cpu = spec.resources.cpu_at_most();
-    if let Some(most) = config.max_cpu
-        && cpu.is_none_or(|cpu| cpu > most)
-    {
+    if let Some(name) = spec.docker.cap_add.iter().find(|name| !spec.security.adds(name)) {
         return Err(refused(format!(
-            "needs a CPU limit of at most {most} here (setting `max.cpu`)"
-        )));
-    }
-    let memory = spec.resources.memory_at_most();
-    if let Some(most) = config.max_memory
-        && memory.is_none_or(|memory| memory > most)
-    {
-        return Err(refused(format!(
-            "needs a memory limit of at most {most} here (setting `max.memory`)"
+            "security = \"restricted\" does not add the capability {name}"
         )));
     }
     Ok(image)
-}
-
-/// `*` stands for any text.
-fn matches(pattern: &str, text: &str) -> bool {
-    let mut parts = pattern.split('*');
-    let first = parts.next().unwrap_or_default();
-    let Some(mut rest) = text.strip_prefix(first) else {
-        return false;
-    };
-    let mut parts: Vec<_> = parts.collect();
-    let Some(last) = parts.pop() else {
-        return rest.is_empty();
-    };
-    for part in parts {
-        match rest.find(part) {
-            Some(at) => rest = &rest[at + part.len()..],
-            None => return false,
-        }
-    }
-    rest.ends_with(last)
 }
 
 /// Whom the container's main process runs as: the spec's user, else the image's.
@@ -116,7 +74,7 @@ pub(crate) fn check_user(spec: &Spec, image: &ImageInspect) -> Result<()> {
 
 /// The engine's description.
 pub(crate) fn describe(
-    config: &DockerConfig,
+    (config, kind): (&DockerConfig, Kind),
     request: &Prepare,
     image: &str,
     realm: &str,
@@ -127,7 +85,14 @@ pub(crate) fn describe(
     let mut labels: HashMap<String, String> = request.labels.clone().into_iter().collect();
     labels.insert(label::INSTALLATION.to_owned(), installation.clone());
     labels.insert(label::REALM.to_owned(), realm.to_owned());
-    let mut env: Vec<String> = spec.env.iter().map(|(name, value)| format!("{name}={value}")).collect();
+    let secret = spec.secret_env.iter().map(|(name, value)| (name, value.expose()));
+    // A secret stands for its variable, whatever else would set it.
+    let plain = spec.env.iter().filter(|(name, _)| !spec.secret_env.contains_key(*name));
+    let plain = plain.map(|(name, value)| (name, value.as_str()));
+    let mut env: Vec<String> = plain
+        .chain(secret)
+        .map(|(name, value)| format!("{name}={value}"))
+        .collect();
     if let Some(name) = &spec.payload_file_env {
         env.retain(|entry| !entry.starts_with(&format!("{name}=")));
         env.push(format!("{name}={}", payload::FILE));
@@ -145,13 +110,17 @@ pub(crate) fn describe(
         // What an engine that goes down by itself grants; ours is given with each stop.
         stop_timeout: Some(whole_seconds(spec.grace_period)),
         stop_signal: Some("SIGTERM".to_owned()),
-        host_config: Some(host_config(config, spec, payload, installation)),
+        host_config: Some(HostConfig {
+            log_config: Some(log_config(config, kind)),
+            ..host_config(spec, payload, installation)
+        }),
         ..ContainerCreateBody::default()
     }
 }
 
-fn host_config(config: &DockerConfig, spec: &Spec, payload: &PayloadMount, installation: String) -> HostConfig {
+fn host_config(spec: &Spec, payload: &PayloadMount, installation: String) -> HostConfig {
     let restricted = spec.security == Security::Restricted;
+    let privileged = spec.security == Security::Privileged;
     let memory = spec.resources.memory_at_most().map(|memory| signed(memory.bytes));
     let tmpfs = spec.docker.tmpfs.iter();
     HostConfig {
@@ -177,23 +146,39 @@ fn host_config(config: &DockerConfig, spec: &Spec, payload: &PayloadMount, insta
         readonly_rootfs: Some(spec.docker.read_only),
         init: Some(spec.docker.init.unwrap_or(true)),
         network_mode: Some(spec.docker.network.clone().unwrap_or_else(|| "default".to_owned())),
-        mounts: mount(payload, installation).map(|mount| vec![mount]),
-        security_opt: Some(vec!["no-new-privileges".to_owned()]),
+        mounts: Some(
+            mount(payload, installation)
+                .into_iter()
+                .chain(outside::mounts(&spec.docker))
+                .collect(),
+        ),
+        extra_hosts: outside::extra_hosts(&spec.docker),
+        ulimits: outside::ulimits(&spec.docker),
+        devices: outside::devices(&spec.docker),
+        device_requests: outside::gpus(&spec.docker),
+        security_opt: (!privileged).then(|| vec!["no-new-privileges".to_owned()]),
         cap_drop: restricted.then(|| vec!["ALL".to_owned()]),
-        privileged: Some(false),
+        cap_add: outside::capabilities(&spec.docker),
+        privileged: Some(privileged),
         // Ended is ended: nothing is started again, and nothing vanishes before its outcome and log are read.
         restart_policy: Some(RestartPolicy {
             name: Some(RestartPolicyNameEnum::NO),
             ..RestartPolicy::default()
         }),
         auto_remove: Some(false),
-        log_config: Some(log_config(config)),
         ..HostConfig::default()
     }
 }
 
 /// Bounded, and blocking rather than losing: a container waits for its log.
-fn log_config(config: &DockerConfig) -> HostConfigLogConfig {
+fn log_config(config: &DockerConfig, kind: Kind) -> HostConfigLogConfig {
+    if kind == Kind::Podman {
+        let most = ("max-size".to_owned(), config.log_max_bytes.to_string());
+        return HostConfigLogConfig {
+            typ: Some(PODMANS.to_owned()),
+            config: Some([most].into()),
+        };
+    }
     let options = [
         ("mode", "blocking".to_owned()),
         ("max-size", config.log_max_bytes.to_string()),
@@ -247,51 +232,34 @@ fn signed(bytes: u64) -> i64 {
 
 #[cfg(test)]
 mod tests {
-    use robata_core::{InstallationId, definition::DockerOptions};
-
     use super::*;
 
-    fn spec(network: &str) -> Spec {
+    fn spec(security: Security) -> Spec {
         Spec {
             image: Some("registry.example.com/shop:1".into()),
-            docker: DockerOptions {
-                network: Some(network.into()),
-                ..DockerOptions::default()
-            },
+            security,
             ..Spec::default()
         }
     }
 
     #[test]
-    fn the_hosts_network_and_networks_not_allowed_are_refused() {
-        let mut config = DockerConfig::new(InstallationId::new());
-        for refused in ["host", "container:x", "shop"] {
-            assert_eq!(
-                check(&config, &spec(refused)).unwrap_err().kind(),
-                ErrorKind::StartRefused,
-                "{refused}"
-            );
+    fn a_level_of_security_is_kept_whoever_calls() {
+        for level in [Security::Baseline, Security::Restricted] {
+            let mut host = spec(level);
+            host.docker.network = Some("host".into());
+            assert_eq!(check(&host).unwrap_err().kind(), ErrorKind::StartRefused, "{level:?}");
+            host.docker.network = None;
+            host.docker.networks = vec!["shop".into(), "host".into()];
+            check(&host).unwrap_err();
         }
-        config.networks = vec!["shop".into(), "host".into()];
-        check(&config, &spec("shop")).unwrap();
-        check(&config, &spec("none")).unwrap();
-        check(&config, &spec("host")).unwrap_err();
-    }
-
-    #[test]
-    fn only_allowed_images_run() {
-        let mut config = DockerConfig::new(InstallationId::new());
-        config.images = vec!["registry.example.com/*".into()];
-        check(&config, &spec("none")).unwrap();
-        config.images = vec!["registry.example.com/other:*".into(), "*:2".into()];
-        let error = check(&config, &spec("none")).unwrap_err();
-        assert!(error.message().contains("`images`"), "{error}");
-    }
-
-    #[test]
-    fn a_star_stands_for_any_text() {
-        assert!(matches("a*c*e", "abcde") && matches("*", "") && matches("a", "a"));
-        assert!(!matches("a*c", "abcd") && !matches("a", "ab") && !matches("a*ba", "aba".trim_end_matches("ba")));
+        let mut restricted = spec(Security::Restricted);
+        restricted.docker.cap_add = vec!["NET_BIND_SERVICE".into()];
+        check(&restricted).unwrap();
+        restricted.docker.cap_add.push("ALL".into());
+        check(&restricted).unwrap_err();
+        let mut privileged = spec(Security::Privileged);
+        privileged.docker.network = Some("host".into());
+        check(&privileged).unwrap();
     }
 
     #[test]

@@ -28,6 +28,7 @@ use crate::{
     engine::Engine,
     error::{Fault, is_room},
     image::{self, Pulls},
+    keep::Kept,
     lifecycle,
     payload::{self, PayloadFile},
     realm::Realm,
@@ -44,27 +45,31 @@ const LOOK_AGAIN: Duration = Duration::from_millis(50);
 #[derive(Debug, Default)]
 pub(crate) struct Creator {
     pulls: Pulls,
+    /// Images that were used since they were looked at last.
+    pub(crate) kept: Kept,
     /// The engine has refused to mount a file that is there: it does not see the files that we see.
     no_files: AtomicBool,
 }
 
 impl Creator {
     pub(crate) async fn prepare(&self, engine: &Arc<Engine>, realm: &Realm, request: &Prepare) -> Result<Prepared> {
-        let name = container::check(&engine.config, &request.spec)?;
+        let name = container::check(&request.spec)?;
         let realm = realm.id(engine).await?;
+        let kind = engine.kind().await.map_err(|fault| fault.into_error(OPERATION))?;
         let deadline = Instant::now() + NAME;
         let have = || {
-            let pull = request.spec.docker.pull;
-            self.pulls.image(engine, name, pull, request.progress.as_ref())
+            let docker = &request.spec.docker;
+            self.pulls.image(engine, name, docker, request.progress.as_ref())
         };
         let mut image = have().await?;
+        self.kept.used(&engine.config, name, &image);
         while Instant::now() < deadline {
             container::check_user(&request.spec, &image)?;
             let (mount, file) = self.payload(engine, request)?;
-            let body = container::describe(&engine.config, request, name, &realm.0, &mount);
+            let body = container::describe((&engine.config, kind), request, name, &realm.0, &mount);
             let options = CreateContainerOptions {
                 name: Some(request.name.clone()),
-                ..CreateContainerOptions::default()
+                platform: request.spec.docker.platform.clone().unwrap_or_default(),
             };
             let client = engine.client().await.map_err(|fault| fault.into_error(OPERATION))?;
             let call = client.create_container(Some(options), body);
@@ -76,7 +81,7 @@ impl Creator {
                     }
                     made.id
                 }
-                Err(Fault::Refused { status: 409, .. }) => match Box::pin(taken(engine, request)).await? {
+                Err(fault) if is_taken(&fault) => match Box::pin(taken(engine, request)).await? {
                     Some((id, true)) => return Ok(prepared(id, &image)),
                     Some((id, false)) => {
                         fresh = false;
@@ -93,7 +98,8 @@ impl Creator {
                     continue;
                 }
                 Err(Fault::Refused { status: 400, message })
-                    if file.is_some() && message.contains("bind source path does not exist") =>
+                    // A path that the definition mounts may be missing, too.
+                    if file.as_ref().is_some_and(|file| is_unseen(&file.path, &message)) =>
                 {
                     self.no_files.store(true, Ordering::Relaxed);
                     continue;
@@ -177,6 +183,19 @@ impl Creator {
         }
         Ok(())
     }
+}
+
+/// Whether the name is another container's; Podman has no status of its own for that.
+fn is_taken(fault: &Fault) -> bool {
+    match fault {
+        Fault::Refused { status, message } => *status == 409 || message.contains("that name is already in use"),
+        _ => false,
+    }
+}
+
+/// Whether the engine's words say that it does not see this file.
+fn is_unseen(file: &Path, message: &str) -> bool {
+    message.contains("bind source path does not exist") && message.contains(&file.display().to_string())
 }
 
 fn prepared(id: String, image: &ImageInspect) -> Prepared {

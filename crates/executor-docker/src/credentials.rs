@@ -1,20 +1,38 @@
-//! A registry's credentials from the `auths` of Docker's config.json.
+//! A registry's credentials as Docker's config.json says: by a helper, or in its `auths`.
 
-use std::{collections::HashMap, path::Path};
+use std::{collections::HashMap, path::Path, time::Duration};
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use bollard::auth::DockerCredentials;
 use robata_core::{Error, ErrorKind, Result};
 use serde::Deserialize;
 
+use crate::credential_helper::{self, Login};
+
 /// Docker Hub's name in image references, and its key in config.json.
 const HUB: &str = "docker.io";
 const HUB_KEY: &str = "index.docker.io";
+/// Docker Hub as helpers know it.
+const HUB_ADDRESS: &str = "https://index.docker.io/v1/";
+/// The user's name where a helper's secret is an identity token (docker/cli, `native_store.go`).
+const TOKEN: &str = "<token>";
 
 #[derive(Default, Deserialize)]
+#[serde(rename_all = "camelCase")]
 struct ConfigJson {
     #[serde(default)]
     auths: HashMap<String, Auth>,
+    #[serde(default)]
+    cred_helpers: HashMap<String, String>,
+    creds_store: Option<String>,
+}
+
+/// What there is for a registry.
+#[derive(Debug, Default)]
+pub(crate) struct Found {
+    pub(crate) credentials: Option<DockerCredentials>,
+    /// Why a helper that may have had some could not be asked.
+    pub(crate) trouble: Option<String>,
 }
 
 #[derive(Default, Deserialize)]
@@ -24,6 +42,15 @@ struct Auth {
     password: Option<String>,
     identitytoken: Option<String>,
     registrytoken: Option<String>,
+}
+
+impl Auth {
+    /// Where a helper keeps the credentials, an entry only says that somebody is logged in.
+    fn holds(&self) -> bool {
+        [&self.auth, &self.username, &self.identitytoken, &self.registrytoken]
+            .into_iter()
+            .any(|text| text.as_deref().is_some_and(|text| !text.is_empty()))
+    }
 }
 
 /// The registry's host in an image reference: `docker.io` where it names none.
@@ -37,19 +64,63 @@ pub(crate) fn registry(image: &str) -> &str {
     }
 }
 
-/// The credentials for an image's registry, if the file holds any.
-pub(crate) fn find(config_json: &Path, image: &str) -> Result<Option<DockerCredentials>> {
+/// The credentials for an image's registry, if there are any: the registry's own helper's, else the store's, else those in
+/// the file itself. A helper may take so long.
+///
+/// A helper that fails is no error: it may be meant for other registries, and the image be everybody's.
+pub(crate) async fn find(config_json: &Path, image: &str, limit: Duration) -> Result<Found> {
     let text = match std::fs::read_to_string(config_json) {
         Ok(text) => text,
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Found::default()),
         Err(error) => return Err(unreadable(config_json).with_source(error)),
     };
     let config: ConfigJson = serde_json::from_str(&text).map_err(|error| unreadable(config_json).with_source(error))?;
     let registry = registry(image);
-    let found = config.auths.into_iter().find(|(key, _)| {
-        let host = host_of(key);
-        host == registry || (registry == HUB && host == HUB_KEY)
-    });
+    let own = config.cred_helpers.iter().find(|(key, _)| is_of(key, registry));
+    let helper = own.map(|(_, name)| name).or(config.creds_store.as_ref());
+    let mut trouble = None;
+    if let Some(helper) = helper.filter(|name| !name.is_empty()) {
+        let address = if registry == HUB { HUB_ADDRESS } else { registry };
+        match credential_helper::ask(helper, address, limit).await {
+            Ok(Some(login)) => {
+                return Ok(Found {
+                    credentials: Some(credentials(login, address)),
+                    trouble: None,
+                });
+            }
+            Ok(None) => {}
+            Err(words) => {
+                tracing::warn!(registry, words, "a credential helper failed");
+                trouble = Some(words);
+            }
+        }
+    }
+    let credentials = in_file(config, registry, config_json)?;
+    Ok(Found { credentials, trouble })
+}
+
+fn credentials(login: Login, address: &str) -> DockerCredentials {
+    let token = login.username == TOKEN;
+    DockerCredentials {
+        username: (!token).then_some(login.username),
+        password: (!token).then(|| login.secret.clone()),
+        identitytoken: token.then_some(login.secret),
+        serveraddress: Some(address.to_owned()),
+        ..DockerCredentials::default()
+    }
+}
+
+/// Whether a key of config.json is of this registry.
+fn is_of(key: &str, registry: &str) -> bool {
+    let host = host_of(key);
+    host == registry || (registry == HUB && host == HUB_KEY)
+}
+
+fn in_file(config: ConfigJson, registry: &str, config_json: &Path) -> Result<Option<DockerCredentials>> {
+    let found = config
+        .auths
+        .into_iter()
+        .find(|(key, auth)| is_of(key, registry) && auth.holds());
     let Some((key, auth)) = found else {
         return Ok(None);
     };
@@ -116,21 +187,60 @@ mod tests {
         }
     }
 
-    #[test]
-    fn credentials_are_found_by_the_image() {
+    async fn found(file: &Path, image: &str) -> Result<Option<DockerCredentials>> {
+        let found = find(file, image, Duration::from_secs(5)).await?;
+        assert_eq!(found.trouble, None);
+        Ok(found.credentials)
+    }
+
+    #[tokio::test]
+    async fn credentials_are_found_by_the_image() {
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("config.json");
-        assert!(find(&file, "busybox").unwrap().is_none());
-        let text = r#"{"auths": {"https://index.docker.io/v1/": {"auth": "dTpwOnE="}, "r.example.com": {"username": "a", "password": "b"}, "bad.example.com": {"auth": "?"}}, "credsStore": "x"}"#;
+        assert!(found(&file, "busybox").await.unwrap().is_none());
+        let text = r#"{"auths": {"https://index.docker.io/v1/": {"auth": "dTpwOnE="}, "r.example.com": {"username": "a", "password": "b"}, "bad.example.com": {"auth": "?"}, "elsewhere.example.com": {}}}"#;
         std::fs::write(&file, text).unwrap();
-        let hub = find(&file, "busybox").unwrap().unwrap();
+        let hub = found(&file, "busybox").await.unwrap().unwrap();
         assert_eq!(
             (hub.username.as_deref(), hub.password.as_deref()),
             (Some("u"), Some("p:q"))
         );
-        let own = find(&file, "r.example.com/x:1").unwrap().unwrap();
+        let own = found(&file, "r.example.com/x:1").await.unwrap().unwrap();
         assert_eq!(own.username.as_deref(), Some("a"));
-        assert!(find(&file, "other.example.com/x").unwrap().is_none());
-        assert_eq!(find(&file, "bad.example.com/x").unwrap_err().kind(), ErrorKind::Invalid);
+        assert!(found(&file, "other.example.com/x").await.unwrap().is_none());
+        assert!(found(&file, "elsewhere.example.com/x").await.unwrap().is_none());
+        let bad = found(&file, "bad.example.com/x").await.unwrap_err();
+        assert_eq!(bad.kind(), ErrorKind::Invalid);
+    }
+
+    #[tokio::test]
+    async fn a_helper_that_cannot_be_asked_is_told_and_the_file_still_counts() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("config.json");
+        let text = r#"{"auths": {"r.example.com": {"username": "a", "password": "b"}}, "credsStore": "robata-test-none",
+                       "credHelpers": {"own.example.com": "robata-test-other", "none.example.com": ""}}"#;
+        std::fs::write(&file, text).unwrap();
+        let ask = async |image: &str| find(&file, image, Duration::from_secs(5)).await.unwrap();
+        let store = ask("r.example.com/x").await;
+        assert!(store.trouble.unwrap().contains("docker-credential-robata-test-none"));
+        assert_eq!(store.credentials.unwrap().username.as_deref(), Some("a"));
+        let own = ask("own.example.com/x").await;
+        assert!(own.trouble.unwrap().contains("docker-credential-robata-test-other"));
+        assert!(ask("none.example.com/x").await.trouble.is_none());
+    }
+
+    #[test]
+    fn an_identity_token_is_no_password() {
+        let login = |username: &str| Login {
+            username: username.to_owned(),
+            secret: "s".to_owned(),
+        };
+        let token = credentials(login("<token>"), "r.example.com");
+        assert_eq!(
+            (token.identitytoken.as_deref(), token.password, token.username),
+            (Some("s"), None, None)
+        );
+        let user = credentials(login("u"), "r.example.com");
+        assert_eq!((user.identitytoken, user.password.as_deref()), (None, Some("s")));
     }
 }

@@ -1,26 +1,44 @@
 //! The connection to one engine: made and negotiated at the first use, every call bounded in time.
 
-use std::{future::Future, time::Duration};
+use std::{collections::HashMap, future::Future, time::Duration};
 
 use bollard::{
-    API_DEFAULT_VERSION, Docker, container::LogOutput, errors::Error as Client, models::ContainerInspectResponse,
+    API_DEFAULT_VERSION, Docker,
+    container::LogOutput,
+    errors::Error as Client,
+    models::{ContainerInspectResponse, ContainerSummary},
+    query_parameters::ListContainersOptions,
 };
 use bytes::Bytes;
 use robata_core::{
     Error, ErrorKind, Result,
     executor::{Stream, label},
 };
-use tokio::{sync::OnceCell, time::timeout};
+use tokio::{
+    sync::OnceCell,
+    time::{Instant, sleep, timeout},
+};
 
 use crate::{DockerConfig, error::Fault};
 
 /// Longer than any call may take: each has a bound of its own.
 const CLIENT_TIMEOUT_SECS: u64 = 7 * 24 * 3600;
+/// How long a container's state may be one that Docker does not know.
+const SETTLES: Duration = Duration::from_secs(10);
+const LOOK_AGAIN: Duration = Duration::from_millis(20);
 
 pub(crate) struct Engine {
     pub(crate) config: DockerConfig,
     given: Option<Docker>,
     client: OnceCell<Docker>,
+    kind: OnceCell<Kind>,
+}
+
+/// Whose engine it is that speaks Docker's API.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Kind {
+    Docker,
+    Podman,
 }
 
 impl std::fmt::Debug for Engine {
@@ -37,6 +55,7 @@ impl Engine {
             config,
             given: given.map(|client| client.with_timeout(Duration::from_secs(CLIENT_TIMEOUT_SECS))),
             client: OnceCell::new(),
+            kind: OnceCell::new(),
         }
     }
 
@@ -50,6 +69,17 @@ impl Engine {
             self.bounded(self.config.call_timeout, client.negotiate_version()).await
         };
         self.client.get_or_try_init(connect).await
+    }
+
+    /// Whose engine it is; asked once.
+    pub(crate) async fn kind(&self) -> Result<Kind, Fault> {
+        let ask = || async {
+            let version = self.call(|client| client.version()).await?;
+            let mut parts = version.components.into_iter().flatten();
+            let podman = parts.any(|part| part.name.starts_with("Podman"));
+            Ok(if podman { Kind::Podman } else { Kind::Docker })
+        };
+        self.kind.get_or_try_init(ask).await.copied()
     }
 
     pub(crate) fn fault(&self, error: Client) -> Fault {
@@ -80,9 +110,41 @@ impl Engine {
         self.bounded(self.config.call_timeout, call(client)).await
     }
 
+    /// Asks again while the answer holds a state that Docker has no word for: Podman calls a container `stopped` until it
+    /// has cleaned up after it (seen on 4.3), a moment later `exited` as Docker does.
+    pub(crate) async fn settled<T, F>(&self, ask: impl Fn() -> F) -> Result<T, Fault>
+    where
+        F: Future<Output = Result<T, Fault>>,
+    {
+        let until = Instant::now() + SETTLES;
+        loop {
+            match ask().await {
+                Err(fault) if fault.is_unsettled() && Instant::now() < until => sleep(LOOK_AGAIN).await,
+                answer => return answer,
+            }
+        }
+    }
+
+    /// Containers, running or not, by what their labels are.
+    pub(crate) async fn containers(
+        &self,
+        filters: Option<HashMap<String, Vec<String>>>,
+    ) -> Result<Vec<ContainerSummary>, Fault> {
+        let options = ListContainersOptions {
+            all: true,
+            filters,
+            ..ListContainersOptions::default()
+        };
+        self.settled(|| self.call(|client| client.list_containers(Some(options.clone()))))
+            .await
+    }
+
     /// A container by id or name; `None` where the engine says that there is none.
     pub(crate) async fn inspect(&self, id: &str) -> Result<Option<ContainerInspectResponse>, Fault> {
-        match self.call(|client| client.inspect_container(id, None)).await {
+        match self
+            .settled(|| self.call(|client| client.inspect_container(id, None)))
+            .await
+        {
             Ok(found) => Ok(Some(found)),
             Err(fault) if fault.status() == Some(404) => Ok(None),
             Err(fault) => Err(fault),
@@ -100,7 +162,7 @@ impl Engine {
     }
 
     /// The filter for all that is ours.
-    pub(crate) fn filter(&self) -> std::collections::HashMap<String, Vec<String>> {
+    pub(crate) fn filter(&self) -> HashMap<String, Vec<String>> {
         let ours = format!("{}={}", label::INSTALLATION, self.config.installation);
         [("label".to_owned(), vec![ours])].into()
     }

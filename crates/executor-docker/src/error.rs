@@ -58,6 +58,11 @@ impl Fault {
         }
     }
 
+    /// Whether the answer could not be read for a container's state that passes, see `Engine::settled`.
+    pub(crate) fn is_unsettled(&self) -> bool {
+        matches!(self, Self::Unreadable { source, .. } if source.to_string().contains("unknown variant `stopped`"))
+    }
+
     pub(crate) fn status(&self) -> Option<u16> {
         match self {
             Self::Refused { status, .. } => Some(*status),

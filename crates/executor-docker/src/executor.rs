@@ -11,7 +11,7 @@ use async_trait::async_trait;
 use bollard::{
     Docker,
     models::ContainerSummary,
-    query_parameters::{ListContainersOptions, ListVolumesOptions, RemoveVolumeOptions},
+    query_parameters::{ListVolumesOptions, RemoveVolumeOptions},
 };
 use futures::{
     StreamExt, TryStreamExt,
@@ -32,7 +32,7 @@ use crate::{
     create::Creator,
     engine::{Engine, check_host},
     error::Fault,
-    events, init,
+    events, init, keep,
     killed::Stops,
     lifecycle, output, payload,
     realm::Realm,
@@ -99,12 +99,7 @@ impl DockerExecutor {
 
     async fn list(&self, operation: &'static str) -> Result<Vec<ContainerSummary>> {
         let engine = &self.inner.engine;
-        let options = ListContainersOptions {
-            all: true,
-            filters: Some(engine.filter()),
-            ..ListContainersOptions::default()
-        };
-        let listed = engine.call(|client| client.list_containers(Some(options))).await;
+        let listed = engine.containers(Some(engine.filter())).await;
         listed.map_err(|fault| fault.into_error(operation))
     }
 
@@ -160,7 +155,7 @@ impl DockerExecutor {
             .await
             .map_err(|fault| fault.into_error(OPERATION))?;
         let now = state::time(info.system_time.as_ref()).unwrap_or_default();
-        for volume in volumes {
+        for volume in volumes.into_iter().filter(|volume| !keep::is_record(volume)) {
             let made = state::time(volume.created_at.as_ref()).unwrap_or(now);
             // A younger one may belong to a container that is being made.
             if now.since(made) > OLD_VOLUME {
@@ -280,6 +275,10 @@ impl Executor for DockerExecutor {
     async fn owned(&self) -> Result<Vec<Owned>> {
         let listed = self.list("docker.owned").await?;
         self.sweep(&listed).await?;
+        // Images that stay too long harm nobody.
+        if let Err(error) = self.inner.creator.kept.sweep(&self.inner.engine).await {
+            tracing::warn!(error = %error.full(), "cannot clean up images");
+        }
         let owned = listed.into_iter().map(|one| {
             let handle = one.id.map(Handle).ok_or_else(|| {
                 Error::new(

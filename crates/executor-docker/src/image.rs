@@ -10,13 +10,18 @@ use futures::{
     FutureExt, StreamExt,
     future::{BoxFuture, Shared, WeakShared},
 };
-use robata_core::{Error, ErrorKind, Result, definition::PullPolicy, executor::Progress};
+use robata_core::{
+    Error, ErrorKind, Result,
+    definition::{DockerOptions, PullPolicy},
+    executor::Progress,
+};
 use tokio::time::timeout;
 
 use crate::{
-    credentials,
+    credentials::{self, Found},
     engine::Engine,
     error::{Fault, is_room},
+    keep,
 };
 
 const OPERATION: &str = "docker.pull";
@@ -44,22 +49,25 @@ impl Pulls {
         &self,
         engine: &Arc<Engine>,
         image: &str,
-        policy: PullPolicy,
+        docker: &DockerOptions,
         progress: Option<&Progress>,
     ) -> Result<ImageInspect> {
+        let (policy, platform) = (docker.pull, docker.platform.as_deref());
         if policy != PullPolicy::Always
             && let Some(found) = inspect(engine, image).await?
+            && platform.is_none_or(|platform| is_of(&found, platform))
         {
             return Ok(found);
         }
         if policy == PullPolicy::Never {
-            let message = format!("no such image here: {image}, and pull = \"never\"");
+            let platform = platform.map_or_else(String::new, |platform| format!(" for {platform}"));
+            let message = format!("no such image here: {image}{platform}, and pull = \"never\"");
             return Err(Error::new(ErrorKind::ImagePull, OPERATION, message));
         }
         if let Some(Progress(tell)) = progress {
             tell(&format!("pulling {image}"));
         }
-        self.pull(engine, image)
+        self.pull(engine, image, platform.unwrap_or_default())
             .await
             .map_err(|SharedError(kind, message)| Error::new(kind, OPERATION, message))?;
         let found = inspect(engine, image).await?;
@@ -69,24 +77,27 @@ impl Pulls {
         })
     }
 
-    fn pull(&self, engine: &Arc<Engine>, image: &str) -> Shared<Pull> {
+    fn pull(&self, engine: &Arc<Engine>, image: &str, platform: &str) -> Shared<Pull> {
+        // No reference has a space.
+        let key = format!("{image} {platform}");
         let mut pulls = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         // A pull that has ended answers nobody else: its image may be gone again, or be another by now.
-        if let Some(pull) = pulls.get(image).and_then(WeakShared::upgrade)
+        if let Some(pull) = pulls.get(&key).and_then(WeakShared::upgrade)
             && pull.peek().is_none()
         {
             return pull;
         }
         pulls.retain(|_, pull| pull.upgrade().is_some());
-        let pull = pull(Arc::clone(engine), image.to_owned()).boxed().shared();
+        let pull = pull(Arc::clone(engine), image.to_owned(), platform.to_owned());
+        let pull = pull.boxed().shared();
         if let Some(weak) = pull.downgrade() {
-            pulls.insert(image.to_owned(), weak);
+            pulls.insert(key, weak);
         }
         pull
     }
 }
 
-async fn inspect(engine: &Engine, image: &str) -> Result<Option<ImageInspect>> {
+pub(crate) async fn inspect(engine: &Engine, image: &str) -> Result<Option<ImageInspect>> {
     match engine.call(|client| client.inspect_image(image)).await {
         Ok(found) => Ok(Some(found)),
         Err(fault) if fault.status() == Some(404) => Ok(None),
@@ -95,32 +106,64 @@ async fn inspect(engine: &Engine, image: &str) -> Result<Option<ImageInspect>> {
     }
 }
 
-async fn pull(engine: Arc<Engine>, image: String) -> Result<(), SharedError> {
-    let shared = |error: Error| SharedError(error.kind(), error.full());
-    let credentials = match &engine.config.config_json {
-        Some(file) => credentials::find(file, &image).map_err(shared)?,
-        None => None,
+/// Whether an image is of a platform, `os/architecture[/variant]`; without a variant any will do.
+fn is_of(found: &ImageInspect, platform: &str) -> bool {
+    let mut asked = platform.split('/');
+    let same = |found: &Option<String>, asked: Option<&str>| {
+        let found = found.as_deref().filter(|text| !text.is_empty());
+        asked.is_none_or(|asked| found.is_none_or(|found| found.eq_ignore_ascii_case(asked)))
     };
+    same(&found.os, asked.next()) && same(&found.architecture, asked.next()) && same(&found.variant, asked.next())
+}
+
+async fn pull(engine: Arc<Engine>, image: String, platform: String) -> Result<(), SharedError> {
+    let shared = |error: Error| SharedError(error.kind(), error.full());
+    let Found { credentials, trouble } = match &engine.config.config_json {
+        Some(file) => credentials::find(file, &image, engine.config.call_timeout)
+            .await
+            .map_err(shared)?,
+        None => Found::default(),
+    };
+    let before = keep::before(&engine, &image).await.map_err(shared)?;
     let client = match engine.client().await {
         Ok(client) => client,
         Err(fault) => return Err(shared(fault.into_error(OPERATION))),
     };
     let options = CreateImageOptions {
         from_image: Some(with_tag(&image)),
+        platform,
         ..CreateImageOptions::default()
     };
     let mut answers = client.create_image(Some(options), None, credentials);
     loop {
         match timeout(engine.config.pull_stall, answers.next()).await {
-            Ok(None) => return Ok(()),
+            Ok(None) => break,
             Ok(Some(Ok(_))) => {}
-            Ok(Some(Err(error))) => return Err(refusal(&image, engine.fault(error))),
+            Ok(Some(Err(error))) => return Err(without(trouble, refusal(&image, engine.fault(error)))),
             Err(_) => {
                 let secs = engine.config.pull_stall.as_secs();
                 let message = format!("pulling {image}: the engine has said nothing for {secs} s");
                 return Err(SharedError(ErrorKind::Unavailable, message));
             }
         }
+    }
+    // The image is there: that it is not remembered as ours only keeps it for ever.
+    if let Some(before) = before
+        && let Err(error) = before.remember(&engine, &image).await
+    {
+        tracing::warn!(image, error = %error.full(), "cannot remember that this image was pulled for a job; it will not be removed");
+    }
+    Ok(())
+}
+
+/// A refusal of a pull that went without the credentials which a helper may have had: that passes.
+fn without(trouble: Option<String>, refused: SharedError) -> SharedError {
+    match (trouble, refused) {
+        (Some(trouble), SharedError(ErrorKind::ImagePull, message)) => {
+            let message = format!("{message}; it was asked for without credentials: {trouble}");
+            SharedError(ErrorKind::Unavailable, message)
+        }
+        (_, refused) => refused,
     }
 }
 

@@ -10,12 +10,14 @@ use robata_core::{
 };
 
 use crate::{
-    engine::{Engine, frame},
+    engine::{Engine, Kind, frame},
     error::Fault,
 };
 
 /// How docker-init, which is tini, begins its last words (`FATAL` in tini's `src/tini.c`).
 const LAST_WORDS: &[u8] = b"[FATAL tini (";
+/// How Podman's init, catatonit, begins its own; it ends with 1 (seen on 0.1.7).
+const PODMANS: &[u8] = b"ERROR (catatonit:";
 
 /// How long docker-init takes to find that it cannot run the command, on a very busy machine. What ran for longer ran, and
 /// may print such words itself.
@@ -32,9 +34,14 @@ pub(crate) async fn tell_apart(
     let (ThingState::Ended(ending), Some(true), Some(id)) = (&mut observation.state, init, &found.id) else {
         return Ok(());
     };
-    if !matches!(ending.end, End::Exited(126 | 127)) || !ended_at_once(ending) {
+    if !matches!(ending.end, End::Exited(1 | 126 | 127)) || !ended_at_once(ending) {
         return Ok(());
     }
+    let last_words = match (engine.kind().await?, ending.end) {
+        (Kind::Docker, End::Exited(126 | 127)) => LAST_WORDS,
+        (Kind::Podman, End::Exited(1)) => PODMANS,
+        _ => return Ok(()),
+    };
     let options = LogsOptions {
         stdout: true,
         stderr: true,
@@ -48,7 +55,7 @@ pub(crate) async fn tell_apart(
         return Ok(());
     };
     if let Ok((Stream::Stderr, line)) = frame(only.clone())
-        && line.starts_with(LAST_WORDS)
+        && line.starts_with(last_words)
     {
         ending.end = End::NeverRan(NeverRan::StartRefused);
         ending.message = Some(String::from_utf8_lossy(&line).trim().to_owned());

@@ -55,7 +55,7 @@ pub(crate) async fn start(engine: &Engine, id: &str) -> Result<()> {
                 ErrorKind::NoCapacity
             } else if is_passing(&words) {
                 ErrorKind::Unavailable
-            } else if words.contains("No such container") || words.contains("marked for removal") {
+            } else if words.to_lowercase().contains("no such container") || words.contains("marked for removal") {
                 ErrorKind::NotFound
             } else {
                 ErrorKind::StartRefused

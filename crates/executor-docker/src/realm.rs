@@ -3,14 +3,14 @@
 
 use std::sync::{Mutex, PoisonError};
 
-use bollard::{models::VolumeCreateRequest, query_parameters::ListContainersOptions};
+use bollard::models::VolumeCreateRequest;
 use robata_core::{
     Result,
     executor::{RealmId, label},
 };
 use uuid::Uuid;
 
-use crate::engine::Engine;
+use crate::engine::{Engine, Kind};
 
 const OPERATION: &str = "docker.realm";
 /// One for all installations on the engine: the realm is the engine, and it belongs to none of them.
@@ -43,7 +43,10 @@ async fn look_up(engine: &Engine) -> Result<RealmId> {
         .map_err(|fault| fault.into_error(OPERATION))?;
     // The random part alone is copied with a cloned machine's disk, and so are the engine's own ids; the name is not
     // always.
-    let machine = format!("{}/{}", info.id.unwrap_or_default(), info.name.unwrap_or_default());
+    // Podman's own id is another one at each asking.
+    let kind = engine.kind().await.map_err(|fault| fault.into_error(OPERATION))?;
+    let id = info.id.filter(|_| kind == Kind::Docker).unwrap_or_default();
+    let machine = format!("{id}/{}", info.name.unwrap_or_default());
     let random = random(engine).await?;
     Ok(RealmId(format!("docker/{random}/{machine}")))
 }
@@ -76,13 +79,9 @@ async fn random(engine: &Engine) -> Result<String> {
 }
 
 async fn from_containers(engine: &Engine) -> Result<Option<String>> {
-    let options = ListContainersOptions {
-        all: true,
-        filters: Some([("label".to_owned(), vec![label::REALM.to_owned()])].into()),
-        ..ListContainersOptions::default()
-    };
+    let filters = [("label".to_owned(), vec![label::REALM.to_owned()])].into();
     let found = engine
-        .call(|client| client.list_containers(Some(options)))
+        .containers(Some(filters))
         .await
         .map_err(|fault| fault.into_error(OPERATION))?;
     let mut labels = found.into_iter().filter_map(|one| one.labels?.remove(label::REALM));

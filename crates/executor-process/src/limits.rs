@@ -43,10 +43,14 @@ pub(crate) fn order(config: &ProcessConfig, engine: &Engine, thing: &Thing, name
     if argv.iter().any(|arg| arg.contains('\0')) {
         return refused("an argument contains a NUL byte".to_owned());
     }
-    if let Some((name, _)) = spec
+    let secret = spec.secret_env.iter().map(|(name, value)| (name, value.expose()));
+    let mut variables = spec
         .env
         .iter()
-        .find(|(name, value)| name.is_empty() || name.contains(['=', '\0']) || value.contains('\0'))
+        .map(|(name, value)| (name, value.as_str()))
+        .chain(secret);
+    if let Some((name, _)) =
+        variables.find(|(name, value)| name.is_empty() || name.contains(['=', '\0']) || value.contains('\0'))
     {
         return refused(format!(
             "the variable {name:?} cannot be set: its name is empty or has a '=', or there is a NUL byte"
@@ -69,6 +73,8 @@ pub(crate) fn order(config: &ProcessConfig, engine: &Engine, thing: &Thing, name
         .entry("HOME".to_owned())
         .or_insert_with(|| text(&thing.path("work")));
     environment.extend(spec.env.clone());
+    let secret = spec.secret_env.iter();
+    environment.extend(secret.map(|(name, value)| (name.clone(), value.expose().to_owned())));
     if let Some(name) = &spec.payload_file_env {
         environment.insert(name.clone(), text(&thing.path("payload")));
     }
@@ -113,6 +119,11 @@ fn text(path: &Path) -> String {
 fn user(spec: &Spec) -> Result<Option<Ids>> {
     let ids = spec.user.as_deref().map(ids).transpose()?;
     let will_be = ids.as_ref().map_or_else(|| geteuid().as_raw(), |ids| ids.user);
+    if spec.security == Security::Privileged {
+        return Err(Fault::Refused(
+            "`security = \"privileged\"` is of containers: a process has what its user has".to_owned(),
+        ));
+    }
     if spec.security == Security::Restricted && will_be == 0 {
         return Err(Fault::Refused(
             "`security = \"restricted\"` does not run as root: set `user`".to_owned(),

@@ -1,4 +1,5 @@
-//! What a supervisor is told to do. It goes to it in memory, never over a disk: the environment may hold secrets.
+//! What a supervisor is told to do. It goes to it in memory, never over a disk, and is not printed: the environment may hold
+//! secrets.
 
 use std::{collections::BTreeMap, path::PathBuf};
 
@@ -7,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use crate::cgroup::Group;
 
 /// Written by the worker, read by the supervisor that it has just started: both are the same program.
-#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[derive(Clone, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct Order {
     pub(crate) format: u32,

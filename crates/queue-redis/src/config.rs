@@ -34,8 +34,9 @@ pub enum Persistence {
 /// The options of a [`RedisQueue`](crate::RedisQueue).
 #[derive(Clone)]
 pub struct RedisConfig {
-    /// `redis://[USER[:PASSWORD]@]HOST[:PORT][/DB]`, `rediss://…` for TLS, `redis+unix:///PATH`. With `cluster`, one or
-    /// more nodes, separated by commas. Default: `redis://127.0.0.1:6379`.
+    /// `redis://[USER[:PASSWORD]@]HOST[:PORT][/DB]`, `rediss://…` for TLS, `redis+unix:///PATH`; of a cluster any node.
+    /// Several, separated by commas, are tried in turn: more nodes of one cluster, or a primary and its replicas, whoever
+    /// takes writes. Never servers that know nothing of each other. Default: `redis://127.0.0.1:6379`.
     pub url: String,
     /// Whose lines these are: it stands in every key, as the hash tag `{robata:INSTALLATION}`. Letters, digits, `.`,
     /// `_` and `-`. Default: `default`.
@@ -46,8 +47,6 @@ pub struct RedisConfig {
     pub password: Option<String>,
     /// Certificates (PEM) to trust in place of the system's, for `rediss://`.
     pub ca_pem: Option<Vec<u8>>,
-    /// Whether the server is a Redis Cluster. Default: no.
-    pub cluster: bool,
     /// At most so long for a connection. Default: 3 s.
     pub connect_timeout: Duration,
     /// At most so long for an answer, beyond the time that a receive was told to wait. Default: 5 s.
@@ -73,7 +72,6 @@ impl Default for RedisConfig {
             username: None,
             password: None,
             ca_pem: None,
-            cluster: false,
             connect_timeout: Duration::from_secs(3),
             response_timeout: Duration::from_secs(5),
             consumer_expiry: Duration::from_secs(15),
@@ -130,7 +128,6 @@ impl fmt::Debug for RedisConfig {
             .field("username", &self.username)
             .field("password", &self.password.as_ref().map(|_| "***"))
             .field("ca_pem", &self.ca_pem.as_ref().map(Vec::len))
-            .field("cluster", &self.cluster)
             .field("connect_timeout", &self.connect_timeout)
             .field("response_timeout", &self.response_timeout)
             .field("consumer_expiry", &self.consumer_expiry)

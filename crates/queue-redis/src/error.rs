@@ -34,7 +34,7 @@ pub(crate) enum Fault {
     TooOld { version: String },
     /// The server may throw messages away.
     #[error(
-        "Redis may evict messages: its maxmemory-policy is {policy}, not noeviction (set it, or choose to be only warned)"
+        "Redis may evict messages: its maxmemory-policy is {policy}, not noeviction (set it, of a managed service among its parameters, or choose to be only warned)"
     )]
     Evicts { policy: String },
     /// No connection yet, and it is not the time to try again.
@@ -78,7 +78,9 @@ fn code(error: &RedisError) -> String {
 }
 
 fn code_in(text: &str) -> Option<&'static str> {
-    if text.contains("The user executing the script can't") {
+    // The words of Redis up to 7.0, and those of later ones and of Valkey.
+    let forbidden = ["The user executing the script can't", "ACL failure in script"];
+    if forbidden.iter().any(|words| text.contains(words)) {
         return Some("NOPERM");
     }
     let mut words = text.split(|c: char| !c.is_ascii_alphanumeric());
@@ -91,6 +93,8 @@ const CODES: &[&str] = &[
     "READONLY",
     "MASTERDOWN",
     "CLUSTERDOWN",
+    "MOVED",
+    "ASK",
     "TRYAGAIN",
     "BUSY",
     "MISCONF",
@@ -114,8 +118,10 @@ fn words(error: &RedisError) -> &'static str {
 fn words_of(code: &str) -> &'static str {
     match code {
         "LOADING" => "Redis is still loading its data",
-        "READONLY" => "this Redis is a replica now",
-        "MASTERDOWN" | "CLUSTERDOWN" | "TRYAGAIN" => "the Redis cluster does not serve now",
+        "READONLY" => "this Redis is a replica: it takes no writes",
+        "MASTERDOWN" | "CLUSTERDOWN" => "the Redis cluster does not serve now",
+        "MOVED" => "another node of the Redis cluster has this installation's keys now",
+        "ASK" | "TRYAGAIN" => "the Redis cluster is moving this installation's keys to another node",
         "BUSY" => "Redis is busy with somebody's script",
         "MISCONF" => "Redis refuses writes: it cannot save its data to disk",
         "NOREPLICAS" => "Redis refuses writes: it has too few replicas",
@@ -136,13 +142,30 @@ impl Fault {
     /// Whether the connection is of no more use after this.
     pub(crate) fn ends_connection(&self) -> bool {
         match self {
-            Self::Redis(error) => {
-                // Where the server has become a replica, a new connection finds the new primary.
-                matches!(code(error).as_str(), "" | "READONLY" | "MASTERDOWN" | "NOAUTH")
-            }
+            Self::Redis(error) => matches!(code(error).as_str(), "" | "NOAUTH") || self.is_elsewhere(),
             Self::Silent(_) => true,
             _ => false,
         }
+    }
+
+    /// Whether another server has the keys now, or will: a new connection finds it. Nothing was done here, not even in
+    /// part: it is answered before a command, a script or a transaction begins.
+    pub(crate) fn is_elsewhere(&self) -> bool {
+        let elsewhere = ["MOVED", "READONLY", "MASTERDOWN", "CLUSTERDOWN", "LOADING"];
+        matches!(self, Self::Redis(error) if elsewhere.contains(&code(error).as_str()))
+    }
+
+    /// Where the keys are, as the node of a cluster says that has not got them: `HOST:PORT`.
+    pub(crate) fn moved_to(&self) -> Option<&str> {
+        match self {
+            Self::Redis(error) if error.code() == Some("MOVED") => error.redirect_node().map(|(node, _)| node),
+            _ => None,
+        }
+    }
+
+    /// Whether a server said it, not the network.
+    pub(crate) fn is_answer(&self) -> bool {
+        matches!(self, Self::Redis(error) if !code(error).is_empty() || is_login(error))
     }
 
     /// Whether the server itself answered so: then it has given nothing, and the connection is good.
@@ -202,9 +225,8 @@ impl Fault {
 /// What the caller does next, by the server's code.
 fn verdict_of(code: &str) -> (ErrorKind, Option<Retry>) {
     match code {
-        "LOADING" | "READONLY" | "MASTERDOWN" | "CLUSTERDOWN" | "TRYAGAIN" | "BUSY" | "NOREPLICAS" => {
-            (ErrorKind::Unavailable, None)
-        }
+        "LOADING" | "READONLY" | "MASTERDOWN" | "CLUSTERDOWN" | "MOVED" | "ASK" | "TRYAGAIN" | "BUSY"
+        | "NOREPLICAS" => (ErrorKind::Unavailable, None),
         "MISCONF" | "NOAUTH" | "WRONGPASS" | "NOPERM" => (ErrorKind::Unavailable, Some(Retry::After(FOR_A_PERSON))),
         "OOM" => (ErrorKind::NoCapacity, Some(Retry::After(Duration::from_secs(1)))),
         _ => (ErrorKind::Internal, None),
@@ -230,6 +252,8 @@ mod tests {
             ("READONLY", ErrorKind::Unavailable),
             ("MASTERDOWN", ErrorKind::Unavailable),
             ("CLUSTERDOWN", ErrorKind::Unavailable),
+            ("MOVED", ErrorKind::Unavailable),
+            ("ASK", ErrorKind::Unavailable),
             ("MISCONF", ErrorKind::Unavailable),
             ("NOAUTH", ErrorKind::Unavailable),
             ("WRONGPASS", ErrorKind::Unavailable),

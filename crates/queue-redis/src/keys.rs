@@ -24,6 +24,11 @@ impl Keys {
         format!("{}:line:{line}", self.tag)
     }
 
+    /// A key under which nothing ever is.
+    pub(crate) fn probe(&self) -> String {
+        format!("{}:probe", self.tag)
+    }
+
     /// The key that stands while a consumer's process lives. All consumers of one [`RedisQueue`](crate::RedisQueue)
     /// share it: a consumer's name is `RUN.NUMBER`.
     pub(crate) fn alive(&self, run: &str) -> String {
@@ -50,6 +55,7 @@ mod tests {
         };
         assert_eq!(keys.stream(&line), "{robata:prod}:line:Mails_1/docker");
         assert_eq!(keys.alive("ab"), "{robata:prod}:alive:ab");
+        assert_eq!(keys.probe(), "{robata:prod}:probe");
     }
 
     #[test]

@@ -9,6 +9,7 @@ mod keeper;
 mod keys;
 mod link;
 mod main_link;
+mod nodes;
 mod queue;
 mod reader;
 mod receive;

@@ -35,12 +35,13 @@ impl RedisQueue {
         Self::with(config, source)
     }
 
-    /// A queue that takes its connections from `client`; what `config` says of address, login and TLS is not used.
+    /// A queue that connects as `client` does; what `config` says of address, login and TLS is not used.
     ///
     /// # Errors
     /// `Invalid` where the options cannot be used.
     pub fn from_client(client: Client, config: RedisConfig) -> Result<Self> {
-        Self::with(config, Source::Server(Box::new(client)))
+        let source = Source::of_client(&client, &config);
+        Self::with(config, source)
     }
 
     fn with(config: RedisConfig, source: Source) -> Result<Self> {
@@ -105,7 +106,7 @@ impl RedisQueue {
                 pipeline.add_command(entry::add(&stream, message));
             }
             // Not asked twice: nobody knows whether a broken connection has brought it there.
-            let answer = self.shared.ask(Ask::Pipeline(&pipeline), false).await?;
+            let answer = self.shared.ask(Ask::Transaction(&pipeline), false).await?;
             let ids = Vec::<String>::from_redis_value(answer).map_err(|error| Fault::Answer(error.to_string()))?;
             if let Some(last) = ids.last() {
                 self.shared.note_id(line, entry::id_parts(last));

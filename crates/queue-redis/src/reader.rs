@@ -36,8 +36,17 @@ pub(crate) struct Reader {
     link: Link,
     consumer: String,
     /// Where the server knows it by a number, a blocked read can be ended without ending the connection.
-    client_id: Option<i64>,
+    number: Option<Number>,
     lines: HashSet<Line>,
+}
+
+/// By what its server knows a connection.
+#[derive(Clone, Copy, Debug)]
+struct Number {
+    client: i64,
+    /// The shared connection of that time. A later one may lead to another server, which has given the number to
+    /// somebody else.
+    generation: u64,
 }
 
 /// A reader in use. Dropped without `done`, at whichever await, its consumer is retired.
@@ -72,12 +81,12 @@ impl Lease {
     pub(crate) async fn new(shared: &Arc<Shared>) -> Result<Self, Fault> {
         // The server is judged by the shared connection.
         crate::keeper::ensure(shared);
-        shared.main.get(&shared.source, &shared.config).await?;
+        let main = shared.main.get(&shared.source, &shared.config).await?;
         let idle = shared.idle().pop();
         let reused = idle.is_some();
         let reader = match idle {
             Some(reader) => reader,
-            None => open(shared).await?,
+            None => open(shared, main.generation).await?,
         };
         Ok(Self {
             shared: Arc::clone(shared),
@@ -173,7 +182,7 @@ impl Lease {
         for _ in plan {
             read.arg(">");
         }
-        let client_id = reader.client_id;
+        let number = reader.number;
         let reading = ask(
             &mut reader.link,
             Ask::Command(&read),
@@ -182,7 +191,7 @@ impl Lease {
         let mut reading = std::pin::pin!(reading);
         let answer = tokio::select! {
             answer = &mut reading => answer?,
-            () = hand.gone() => end_read(&shared, client_id, reading).await?,
+            () = hand.gone() => end_read(&shared, number, reading).await?,
         };
         let mut read = Vec::new();
         for (key, entries) in by_line(answer)? {
@@ -206,18 +215,28 @@ impl Lease {
 /// Has the server answer a blocked read at once, or gives the connection up where it cannot be told so.
 async fn end_read(
     shared: &Arc<Shared>,
-    client_id: Option<i64>,
+    number: Option<Number>,
     mut reading: std::pin::Pin<&mut impl Future<Output = Result<Value, Fault>>>,
 ) -> Result<Value, Fault> {
-    let Some(client_id) = client_id else {
+    let Some(number) = number else {
         return Err(Fault::Silent(Duration::ZERO));
     };
     let deadline = Instant::now() + shared.config.response_timeout;
     let mut unblock = redis::cmd("CLIENT");
-    unblock.arg("UNBLOCK").arg(client_id);
+    unblock.arg("UNBLOCK").arg(number.client);
     loop {
+        let mut got = shared.main.get(&shared.source, &shared.config).await?;
+        if got.generation != number.generation {
+            return Err(Fault::Silent(Duration::ZERO));
+        }
         // The read may not have come to the server yet: then it is told again.
-        shared.ask(Ask::Command(&unblock), false).await?;
+        let told = ask(&mut got.link, Ask::Command(&unblock), shared.config.response_timeout).await;
+        if let Err(fault) = told {
+            if fault.ends_connection() {
+                shared.main.forget(&got).await;
+            }
+            return Err(fault);
+        }
         match tokio::time::timeout(UNBLOCK_AGAIN, &mut reading).await {
             Ok(answer) => return answer,
             Err(_) if Instant::now() >= deadline => return Err(Fault::Silent(shared.config.response_timeout)),
@@ -226,26 +245,23 @@ async fn end_read(
     }
 }
 
-async fn open(shared: &Arc<Shared>) -> Result<Reader, Fault> {
+async fn open(shared: &Arc<Shared>, generation: u64) -> Result<Reader, Fault> {
     let mut link = shared.source.open(&shared.config).await?;
-    let client_id = match &link {
-        Link::Server(_) => {
-            let mut id = redis::cmd("CLIENT");
-            id.arg("ID");
-            match ask(&mut link, Ask::Command(&id), shared.config.response_timeout).await {
-                Ok(id) => i64::from_redis_value(id).ok(),
-                Err(fault) if fault.ends_connection() => return Err(fault),
-                // An ACL may forbid it: reads are then ended with their connection.
-                Err(_) => None,
-            }
-        }
-        Link::Cluster(_) => None,
+    let mut id = redis::cmd("CLIENT");
+    id.arg("ID");
+    let number = match ask(&mut link, Ask::Command(&id), shared.config.response_timeout).await {
+        Ok(id) => i64::from_redis_value(id)
+            .ok()
+            .map(|client| Number { client, generation }),
+        Err(fault) if fault.ends_connection() => return Err(fault),
+        // An ACL may forbid it: reads are then ended with their connection.
+        Err(_) => None,
     };
-    let number = shared.next_reader.fetch_add(1, Ordering::Relaxed);
+    let consumer = shared.next_reader.fetch_add(1, Ordering::Relaxed);
     Ok(Reader {
         link,
-        consumer: format!("{}.{number}", shared.run),
-        client_id,
+        consumer: format!("{}.{consumer}", shared.run),
+        number,
         lines: HashSet::new(),
     })
 }

@@ -7,7 +7,7 @@ use redis::{FromRedisValue, Value};
 use crate::{Eviction, Persistence, RedisConfig, error::Fault, link::Link};
 
 /// How the server keeps what it is given, as it last answered.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct ServerFacts {
     /// Its version; `None` where it does not say.
@@ -18,6 +18,8 @@ pub struct ServerFacts {
     pub fsync_always: Option<bool>,
     /// Its `maxmemory-policy`; `None` where it does not say.
     pub eviction_policy: Option<String>,
+    /// Whether it is a node of a cluster; `None` where it does not say.
+    pub cluster: Option<bool>,
 }
 
 /// Whether whole jobs, not only references, may be put into this broker (PROTOCOL I2).
@@ -95,13 +97,8 @@ fn new_enough(version: &str) -> bool {
 /// Asks the server and judges what it says.
 pub(crate) async fn check(link: &mut Link, config: &RedisConfig) -> Result<ServerFacts, Fault> {
     let asking = async {
-        let version = version(link).await?;
-        let mut facts = ServerFacts {
-            version,
-            appendonly: None,
-            fsync_always: None,
-            eviction_policy: None,
-        };
+        let mut facts = ServerFacts::default();
+        hello(link, &mut facts).await?;
         match config.persistence {
             Persistence::Ask => ask(link, &mut facts).await?,
             Persistence::Known {
@@ -123,15 +120,17 @@ pub(crate) async fn check(link: &mut Link, config: &RedisConfig) -> Result<Serve
     }
 }
 
-/// `None` where a server, a proxy or an ACL forbids the question.
-async fn version(link: &mut Link) -> Result<Option<String>, Fault> {
+/// Version and mode; a server, a proxy or an ACL may forbid the question.
+async fn hello(link: &mut Link, facts: &mut ServerFacts) -> Result<(), Fault> {
     let Some(answer) = allowed(redis::cmd("HELLO").query_async::<Value>(link).await)? else {
-        return Ok(None);
+        return Ok(());
     };
     let mut fields =
         HashMap::<String, Value>::from_redis_value(answer).map_err(|error| Fault::Answer(error.to_string()))?;
-    let text = fields.remove("version").unwrap_or_default();
-    Ok(String::from_redis_value(text).ok())
+    let mut text = |name: &str| String::from_redis_value(fields.remove(name)?).ok();
+    facts.version = text("version");
+    facts.cluster = text("mode").map(|mode| mode == "cluster");
+    Ok(())
 }
 
 /// `CONFIG GET`, which managed servers and careful operators forbid; then `INFO`, which does not tell `appendfsync`.
@@ -152,8 +151,7 @@ async fn ask(link: &mut Link, facts: &mut ServerFacts) -> Result<(), Fault> {
     facts.fsync_always = is("appendfsync", "always");
     facts.eviction_policy = settings.get("maxmemory-policy").cloned();
     if facts.appendonly.is_none() || facts.eviction_policy.is_none() {
-        let info = allowed(redis::cmd("INFO").query_async::<Value>(link).await)?;
-        let info = info.map(text_of).unwrap_or_default();
+        let info = allowed(redis::cmd("INFO").query_async::<String>(link).await)?.unwrap_or_default();
         let field = |name: &str| {
             info.lines()
                 .find_map(|line| line.strip_prefix(name)?.strip_prefix(':'))
@@ -165,14 +163,6 @@ async fn ask(link: &mut Link, facts: &mut ServerFacts) -> Result<(), Fault> {
         facts.eviction_policy = facts.eviction_policy.take().or_else(|| field("maxmemory_policy"));
     }
     Ok(())
-}
-
-/// A cluster answers for each of its nodes: what one of them lacks counts, so their texts are taken together.
-fn text_of(value: Value) -> String {
-    match value {
-        Value::Map(nodes) => nodes.into_iter().map(|(_, text)| text_of(text)).collect(),
-        other => String::from_redis_value(other).unwrap_or_default(),
-    }
 }
 
 /// `None` where the question itself is not allowed or not known there.
@@ -204,10 +194,10 @@ mod tests {
     #[test]
     fn whole_jobs_need_all_three_settings_and_to_know_them() {
         let mut facts = ServerFacts {
-            version: None,
             appendonly: Some(true),
             fsync_always: Some(true),
             eviction_policy: Some("noeviction".to_owned()),
+            ..ServerFacts::default()
         };
         assert_eq!(facts.whole_jobs(), WholeJobs::Allowed);
         facts.fsync_always = None;

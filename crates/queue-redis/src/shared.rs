@@ -90,7 +90,8 @@ impl Shared {
         locked(&self.idle)
     }
 
-    /// Asks on the shared connection. What may be asked twice is asked again where only the connection was stale.
+    /// Asks on the shared connection. What may be asked twice is asked again where only the connection was stale; what
+    /// this server has not even begun, at any rate.
     pub(crate) async fn ask(self: &Arc<Self>, question: Ask<'_>, twice: bool) -> Result<Value, Fault> {
         crate::keeper::ensure(self);
         loop {
@@ -98,7 +99,8 @@ impl Shared {
             match ask(&mut got.link, question, self.config.response_timeout).await {
                 Err(fault) if fault.ends_connection() => {
                     self.main.forget(&got).await;
-                    if got.fresh || !twice || matches!(fault, Fault::Silent(_)) {
+                    let may = twice || fault.is_elsewhere();
+                    if got.fresh || !may || matches!(fault, Fault::Silent(_)) {
                         return Err(fault);
                     }
                 }

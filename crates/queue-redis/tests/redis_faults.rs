@@ -256,7 +256,7 @@ async fn a_full_memory_takes_nothing_of_a_batch_says_so_and_lets_messages_out() 
     let (queue, line) = (server.queue()?, line("full"));
     queue.publish(&line, numbered(0..3)).await?;
     let held = collect(&queue, &line, 1).await?;
-    server.run::<()>("CONFIG SET maxmemory 1mb").await?;
+    server.run::<()>("CONFIG SET maxmemory 1").await?;
     let error = queue
         .publish(&line, numbered(3..100))
         .await

@@ -2,10 +2,17 @@
 
 use std::{path::PathBuf, time::Duration};
 
-use robata_core::definition::{Cpu, Memory, duration};
+use robata_core::{
+    ExecutorName, Policy,
+    definition::{Cpu, Memory, duration},
+    policy::{Allowed, Containers, Max},
+};
 use serde::{Deserialize, Serialize};
 
-use crate::services::{PostgresSettings, RedisSettings};
+use crate::{
+    secrets::SecretsSettings,
+    services::{PostgresSettings, RedisSettings},
+};
 
 /// `[store.…]`: the system of record.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -85,6 +92,33 @@ impl ExecutorSettings {
         }
     }
 
+    /// The operator's policy of the executor that has this name.
+    #[must_use]
+    pub fn policy(&self, name: &ExecutorName) -> Policy {
+        let (kind, apps, max, containers) = match self {
+            Self::Docker(docker) => ("docker", &docker.apps, &docker.max, Some(docker.containers())),
+            Self::Process(process) => ("process", &process.apps, &process.max, None),
+        };
+        let mut policy = Policy::of(format!("executors.{name}.{kind}"));
+        policy.apps.clone_from(apps);
+        policy.max = Max {
+            cpu: max.cpu,
+            memory: max.memory,
+            timeout: max.timeout,
+        };
+        policy.containers = containers;
+        policy
+    }
+
+    /// Where its secrets live.
+    #[must_use]
+    pub fn secrets(&self) -> Option<&SecretsSettings> {
+        match self {
+            Self::Docker(docker) => docker.secrets.as_ref(),
+            Self::Process(process) => process.secrets.as_ref(),
+        }
+    }
+
     /// So long after its lease's end a worker that cannot renew it stops what it runs there; `None`: it leaves it running.
     #[must_use]
     pub fn fence(&self) -> Option<Duration> {
@@ -101,13 +135,13 @@ impl ExecutorSettings {
 pub(crate) const FENCED_BEFORE: Duration = Duration::from_secs(60);
 
 /// `[executors.NAME.docker]`.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct DockerSettings {
     /// Where the engine listens, as `unix:///var/run/docker.sock` or `tcp://host:2375` (without TLS); default: what the
     /// variable `DOCKER_HOST` says, else [`DOCKER_HOST`](crate::DOCKER_HOST).
     pub host: String,
-    /// Docker's `config.json`, for the credentials of registries (its `auths`).
+    /// Docker's `config.json`, for the credentials of registries (its `auths`, `credHelpers` and `credsStore`).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub config_json: Option<PathBuf>,
     /// Attempts at once; default: twice the cores.
@@ -116,20 +150,82 @@ pub struct DockerSettings {
     pub payload: PayloadWay,
     /// Starts under way at once; 0: no limit.
     pub parallel_starts: usize,
-    /// The operator's policy: images that may run, `*` standing for any text; empty: all.
+    /// Images that only jobs have used are removed when so long no job has used them; `None`: never.
+    #[serde(with = "duration::optional", skip_serializing_if = "Option::is_none")]
+    pub keep_images: Option<Duration>,
+    /// The operator's policy: apps whose jobs may run there, `*` standing for any text.
+    pub apps: Vec<String>,
+    /// The operator's policy: images that may run, `*` standing for any text of the registry, the name or the tag.
     pub images: Vec<String>,
     /// The operator's policy: networks that may be joined besides `none` and the engine's default one.
     pub networks: Vec<String>,
-    /// The operator's policy: what a container may use at most.
+    /// The operator's policy: named volumes, as `shop-*:rw`.
+    pub volumes: Vec<Allowed>,
+    /// The operator's policy: paths of the engine's machine with what is below them, as `/srv/data:ro`.
+    pub mounts: Vec<Allowed>,
+    /// The operator's policy: devices of the engine's machine.
+    pub devices: Vec<String>,
+    /// The operator's policy: capabilities that definitions may add.
+    pub cap_add: Vec<String>,
+    /// The operator's policy: whether graphics processors may be asked for.
+    pub gpus: bool,
+    /// The operator's policy: whether `security = "privileged"` is allowed.
+    pub privileged: bool,
+    /// The operator's policy: what a job may use at most.
     pub max: MaxSettings,
     /// The time after which an attempt that nobody came for is lost (PROTOCOL H6).
     pub lost_after: LostAfter,
     /// Whether a worker that cannot renew its lease stops what it runs one minute before `lost_after`, so that no second
     /// attempt runs beside the first. For engines that one worker alone reaches: another one may have adopted what runs.
     pub fence: bool,
+    /// Where its secrets live; `None`: it has none, and what asks for some is refused.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub secrets: Option<SecretsSettings>,
 }
 
-/// `[executors.NAME.docker.max]`; what is not set has no bound.
+impl Default for DockerSettings {
+    fn default() -> Self {
+        let allowed = Containers::default();
+        Self {
+            host: String::new(),
+            config_json: None,
+            slots: 0,
+            payload: PayloadWay::default(),
+            parallel_starts: 0,
+            keep_images: None,
+            apps: Policy::default().apps,
+            images: allowed.images,
+            networks: allowed.networks,
+            volumes: allowed.volumes,
+            mounts: allowed.mounts,
+            devices: allowed.devices,
+            cap_add: allowed.cap_add,
+            gpus: allowed.gpus,
+            privileged: allowed.privileged,
+            max: MaxSettings::default(),
+            lost_after: LostAfter::default(),
+            fence: false,
+            secrets: None,
+        }
+    }
+}
+
+impl DockerSettings {
+    fn containers(&self) -> Containers {
+        Containers {
+            images: self.images.clone(),
+            networks: self.networks.clone(),
+            volumes: self.volumes.clone(),
+            mounts: self.mounts.clone(),
+            devices: self.devices.clone(),
+            cap_add: self.cap_add.clone(),
+            gpus: self.gpus,
+            privileged: self.privileged,
+        }
+    }
+}
+
+/// `[executors.NAME.….max]`; what is not set has no bound.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct MaxSettings {
@@ -139,6 +235,9 @@ pub struct MaxSettings {
     /// Memory.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub memory: Option<Memory>,
+    /// The longest run.
+    #[serde(with = "duration::optional", skip_serializing_if = "Option::is_none")]
+    pub timeout: Option<Duration>,
 }
 
 /// How a payload gets into a container.
@@ -153,18 +252,39 @@ pub enum PayloadWay {
 }
 
 /// `[executors.NAME.process]`.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct ProcessSettings {
     /// The folder in which its attempts' supervisors keep what they know; on a local disk.
     pub folder: PathBuf,
     /// Attempts at once; default: twice the cores.
     pub slots: u32,
+    /// The operator's policy: apps whose jobs may run there, `*` standing for any text.
+    pub apps: Vec<String>,
+    /// The operator's policy: what a job may use at most.
+    pub max: MaxSettings,
     /// The time after which an attempt that nobody came for is lost (PROTOCOL H6).
     pub lost_after: LostAfter,
     /// Whether a worker that cannot renew its lease stops what it runs one minute before `lost_after`, so that no second
     /// attempt runs beside the first. For engines that one worker alone reaches: another one may have adopted what runs.
     pub fence: bool,
+    /// Where its secrets live; `None`: it has none, and what asks for some is refused.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub secrets: Option<SecretsSettings>,
+}
+
+impl Default for ProcessSettings {
+    fn default() -> Self {
+        Self {
+            folder: PathBuf::new(),
+            slots: 0,
+            apps: Policy::default().apps,
+            max: MaxSettings::default(),
+            lost_after: LostAfter::default(),
+            fence: false,
+            secrets: None,
+        }
+    }
 }
 
 /// A time, or `never`.

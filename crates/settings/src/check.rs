@@ -81,6 +81,10 @@ fn explain(key: &[String], error: &figment::Error, known: &[String]) -> (Vec<Str
             }
             let above = &wrong[..wrong.len() - 1];
             let nearest = near(name, adapters.iter().copied()).map(|found| join(above, found));
+            if above.last().is_some_and(|table| table == "secrets") {
+                let message = format!("unknown key; {} has one of {here}", place_name(above));
+                return (wrong, message, nearest);
+            }
             (wrong, format!("no such adapter; there are {here}"), nearest)
         }
         _ => (key.to_vec(), told(&error.kind), None),
@@ -150,6 +154,11 @@ pub(crate) fn chosen_twice(merged: &Dict) -> Vec<(Vec<String>, Vec<String>)> {
         for (name, value) in executors {
             if let Some(adapters) = several(value) {
                 found.push((vec!["executors".to_owned(), name.clone()], adapters));
+            }
+            for (kind, chosen) in value.as_dict().into_iter().flatten() {
+                let places = chosen.as_dict().and_then(|chosen| several(chosen.get("secrets")?));
+                let key = ["executors", name, kind, "secrets"].map(str::to_owned);
+                found.extend(places.map(|places| (key.to_vec(), places)));
             }
         }
     }

@@ -1,6 +1,7 @@
 #![doc = include_str!("../README.md")]
 
 mod adapters;
+mod auth;
 mod check;
 mod error;
 mod file;
@@ -8,6 +9,7 @@ mod layer;
 mod listen;
 mod load;
 mod provenance;
+mod secrets;
 mod services;
 mod tables;
 mod telemetry;
@@ -18,10 +20,12 @@ pub use adapters::{
     DockerSettings, ExecutorSettings, FolderSettings, LogSettings, LostAfter, MaxSettings, MemorySettings, PayloadWay,
     ProcessSettings, QueueSettings, SqliteSettings, StoreSettings,
 };
+pub use auth::{AuthSettings, Secret, TlsSettings};
 pub use error::{Errors, Place, Problem};
 pub use listen::Listen;
 pub use load::{Defaults, Flag, Loaded, Sources};
 pub use provenance::Entry;
+pub use secrets::SecretsSettings;
 pub use services::{Eviction, Migrate, PostgresSettings, RedisSettings};
 pub use tables::{
     DOCKER_HOST, DataSettings, DefinitionSettings, LimitSettings, SchedulerSettings, ServerSettings, Settings,

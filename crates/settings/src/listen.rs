@@ -16,12 +16,18 @@ pub enum Listen {
 }
 
 impl Listen {
-    /// Why nobody may listen there in this version, which has no tokens; `None` where it is fine.
+    /// Whether requests may come from other machines.
     #[must_use]
-    pub fn refused(&self) -> Option<String> {
+    pub fn is_reached_by_others(&self) -> bool {
+        matches!(self, Self::Tcp(address) if !address.ip().to_canonical().is_loopback())
+    }
+
+    /// Why nobody may listen there; `None` where it is fine. With an admin token others may reach it.
+    #[must_use]
+    pub fn refused(&self, has_admin_token: bool) -> Option<String> {
         match self {
-            Self::Tcp(address) if !address.ip().is_loopback() => Some(format!(
-                "{address} is reached by others, and this version has no tokens yet: use 127.0.0.1, [::1] or unix:/PATH"
+            Self::Tcp(_) if self.is_reached_by_others() && !has_admin_token => Some(format!(
+                "{self} is reached by others, who need a token: set [auth] admin_token (a file: ROBATA_AUTH__ADMIN_TOKEN_FILE), or use 127.0.0.1, [::1] or unix:/PATH"
             )),
             Self::Unix(path) if !path.is_absolute() => {
                 Some(format!("unix:{} needs a whole path, from /", path.display()))
@@ -78,15 +84,18 @@ mod tests {
         for text in ["127.0.0.1:7070", "[::1]:0", "unix:/run/robata.sock", "off"] {
             let listen: Listen = text.parse().unwrap();
             assert_eq!(listen.to_string(), text);
-            assert_eq!(listen.refused(), None, "{text}");
+            assert_eq!(listen.refused(false), None, "{text}");
         }
     }
 
     #[test]
-    fn a_place_that_others_reach_is_refused() {
-        for text in ["0.0.0.0:7070", "10.0.0.7:1", "[::]:1", "unix:here"] {
-            assert!(text.parse::<Listen>().unwrap().refused().is_some(), "{text}");
+    fn a_place_that_others_reach_needs_a_token() {
+        for text in ["0.0.0.0:7070", "10.0.0.7:1", "[::]:1"] {
+            let listen: Listen = text.parse().unwrap();
+            assert!(listen.refused(false).unwrap().contains("admin_token"), "{text}");
+            assert_eq!(listen.refused(true), None, "{text}");
         }
+        assert!("unix:here".parse::<Listen>().unwrap().refused(true).is_some());
         assert!("here".parse::<Listen>().is_err());
     }
 }

@@ -105,10 +105,15 @@ impl Sources {
                 .iter()
                 .map(|(adapter, place)| format!("{adapter} ({place})"))
                 .collect();
+            let what = if family.last().is_some_and(|last| last == "secrets") {
+                "place"
+            } else {
+                "adapter"
+            };
             problems.push(Problem {
                 key: family.join("."),
                 place: places.first().map_or(Place::Default, |(_, place)| place.clone()),
-                message: format!("takes one adapter, not {}: keep one", told.join(" and ")),
+                message: format!("takes one {what}, not {}: keep one", told.join(" and ")),
                 nearest: None,
             });
         }
@@ -250,7 +255,8 @@ impl Sources {
 
 /// The layer of one variable; `…_FILE` names a file that holds the value.
 fn variable(name: &str, key: &str, value: &str) -> Result<Layer, Box<Problem>> {
-    let (key, file) = match key.strip_suffix("_FILE") {
+    // `…__FILE` is a key called `file`.
+    let (key, file) = match key.strip_suffix("_FILE").filter(|key| !key.ends_with('_')) {
         Some(key) => (key, Some(PathBuf::from(value))),
         None => (key, None),
     };

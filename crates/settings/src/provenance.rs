@@ -91,14 +91,25 @@ fn hidden(key: &[String], place: Place) -> Place {
     }
 }
 
-/// `scheme://user:password@host` without its password.
+/// `scheme://user:password@host`, or several of them, without their passwords.
 fn without_password(text: &str) -> String {
-    let masked = text.split_once("://").and_then(|(scheme, rest)| {
-        let (user, host) = rest.split_once('@')?;
-        let (name, _) = user.split_once(':')?;
-        (!user.contains('/')).then(|| format!("{scheme}://{name}:{MASK}@{host}"))
-    });
-    masked.unwrap_or_else(|| text.to_owned())
+    let (mut masked, mut left) = (String::with_capacity(text.len()), text);
+    while let Some(at) = left.find("://") {
+        let (scheme, rest) = left.split_at(at + 3);
+        // The next address, if there is one, begins behind the comma before its scheme.
+        let end = rest.find("://").and_then(|next| rest[..next].rfind(','));
+        let (address, after) = rest.split_at(end.unwrap_or(rest.len()));
+        masked.push_str(scheme);
+        match address.split_once('@').map(|(user, host)| (user.split_once(':'), host)) {
+            Some((Some((name, password)), host)) if !name.contains('/') && !password.contains('/') => {
+                masked.push_str(&format!("{name}:{MASK}@{host}"));
+            }
+            _ => masked.push_str(address),
+        }
+        left = after;
+    }
+    masked.push_str(left);
+    masked
 }
 
 #[cfg(test)]
@@ -110,6 +121,10 @@ mod tests {
         assert_eq!(
             without_password("redis://me:pw@host:1/0"),
             "redis://me:********@host:1/0"
+        );
+        assert_eq!(
+            without_password("url = \"redis://me:pw@a:1,rediss://:two,three@b,redis://c,redis://d:four@e\""),
+            "url = \"redis://me:********@a:1,rediss://:********@b,redis://c,redis://d:********@e\""
         );
         assert_eq!(without_password("tcp://host:2375"), "tcp://host:2375");
         assert_eq!(without_password("tcp://host/a:b@c"), "tcp://host/a:b@c");

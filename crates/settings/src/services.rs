@@ -49,13 +49,12 @@ pub enum Migrate {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct RedisSettings {
-    /// The server, as `redis://user:password@host:6379/0`; `rediss://` for TLS.
+    /// The server, as `redis://user:password@host:6379/0`; `rediss://` for TLS. Of a cluster any node; several addresses,
+    /// separated by commas, are nodes of one cluster, or a primary and its replicas.
     pub url: String,
     /// A file with the certificates, in PEM, by which a server with TLS is known; not set: the system's.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub ca: Option<PathBuf>,
-    /// Whether the server is a Redis Cluster; `url` then names one or more nodes, separated by commas.
-    pub cluster: bool,
     /// What is done where the server may evict what waits (any `maxmemory-policy` but `noeviction`).
     pub eviction: Eviction,
 }

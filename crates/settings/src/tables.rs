@@ -12,9 +12,10 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     adapters::{
-        DockerSettings, ExecutorSettings, FolderSettings, LogSettings, LostAfter, MemorySettings, ProcessSettings,
-        QueueSettings, SqliteSettings, StoreSettings,
+        DockerSettings, ExecutorSettings, FolderSettings, LogSettings, MemorySettings, ProcessSettings, QueueSettings,
+        SqliteSettings, StoreSettings,
     },
+    auth::{AuthSettings, TlsSettings},
     listen::Listen,
     services::{PostgresSettings, RedisSettings},
     telemetry::TelemetrySettings,
@@ -29,6 +30,8 @@ pub struct Settings {
     pub data: DataSettings,
     /// `[server]`.
     pub server: ServerSettings,
+    /// `[auth]`.
+    pub auth: AuthSettings,
     /// `[definitions]`.
     pub definitions: DefinitionSettings,
     /// `[limits]`.
@@ -65,6 +68,9 @@ pub struct ServerSettings {
     pub listen: Listen,
     /// Names besides loopback's own under which requests may come (`Host`).
     pub hosts: Vec<String>,
+    /// `[server.tls]`; not set: plain HTTP.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tls: Option<TlsSettings>,
 }
 
 impl Default for ServerSettings {
@@ -72,6 +78,7 @@ impl Default for ServerSettings {
         Self {
             listen: Listen::Tcp(SocketAddr::from((Ipv4Addr::LOCALHOST, 7070))),
             hosts: Vec::new(),
+            tls: None,
         }
     }
 }
@@ -136,6 +143,7 @@ impl Default for Settings {
         Self {
             data: DataSettings::default(),
             server: ServerSettings::default(),
+            auth: AuthSettings::default(),
             definitions: DefinitionSettings::default(),
             limits: LimitSettings::default(),
             store: StoreSettings::Sqlite(SqliteSettings::default()),
@@ -220,8 +228,7 @@ pub(crate) fn executor(name: &ExecutorName, kind: &str, folder: &Path, cores: u3
         "process" => Some(ExecutorSettings::Process(ProcessSettings {
             folder: folder.join("executors").join(name.as_str()),
             slots,
-            lost_after: LostAfter::default(),
-            fence: false,
+            ..ProcessSettings::default()
         })),
         _ => None,
     }

@@ -1,12 +1,17 @@
 //! What can only be judged with all settings at hand.
 
-use robata_core::ExecutorName;
+use robata_core::{
+    ExecutorName,
+    definition::docker::{capability, is_path},
+};
 
 use crate::{
-    adapters::{ExecutorSettings, QueueSettings, StoreSettings},
+    adapters::{DockerSettings, ExecutorSettings, QueueSettings, StoreSettings},
+    auth::TlsSettings,
     error::{Errors, Place, Problem},
     listen::Listen,
     provenance::Entry,
+    secrets::SecretsSettings,
     tables::Settings,
 };
 
@@ -14,6 +19,7 @@ use crate::{
 pub(crate) fn check(settings: &Settings, entries: &[Entry]) -> Result<(), Errors> {
     let mut found = Vec::new();
     listeners(settings, &mut found);
+    access(settings, &mut found);
     services(settings, &mut found);
     executors(settings, &mut found);
     queues(settings, &mut found);
@@ -40,13 +46,22 @@ fn listeners(settings: &Settings, found: &mut Found) {
         ("server.listen", &settings.server.listen),
         ("worker.listen", &settings.worker.listen),
     ] {
-        if let Some(why) = listen.refused() {
+        if let Some(why) = listen.refused(settings.auth.admin_token.is_some()) {
             found.push((key.to_owned(), why));
         }
     }
     if settings.server.listen == Listen::Off {
         let message = "the API must listen somewhere: use 127.0.0.1:PORT or unix:/PATH";
         found.push(("server.listen".to_owned(), message.to_owned()));
+    }
+}
+
+fn access(settings: &Settings, found: &mut Found) {
+    if let Some(mistake) = settings.auth.mistake() {
+        found.push(("auth.admin_token".to_owned(), mistake));
+    }
+    for key in settings.server.tls.iter().flat_map(TlsSettings::missing) {
+        found.push((format!("server.tls.{key}"), "must name a file in PEM".to_owned()));
     }
 }
 
@@ -75,7 +90,8 @@ fn services(settings: &Settings, found: &mut Found) {
     }
     if let QueueSettings::Redis(redis) = &settings.queue {
         let schemes = ["redis://", "rediss://", "redis+unix://", "unix://"];
-        if !schemes.iter().any(|scheme| redis.url.starts_with(scheme)) {
+        let is_url = |url: &str| schemes.iter().any(|scheme| url.trim().starts_with(scheme));
+        if !redis.url.split(',').all(is_url) {
             let message = "must be an address as redis://USER:PASSWORD@HOST:6379/0, or rediss:// for TLS (secret: ROBATA_QUEUE__REDIS__URL_FILE names a file that holds it)";
             found.push(("queue.redis.url".to_owned(), message.to_owned()));
         }
@@ -93,12 +109,21 @@ fn executors(settings: &Settings, found: &mut Found) {
         ));
     }
     for (name, executor) in &settings.executors {
+        if let ExecutorSettings::Docker(docker) = executor {
+            policy(&format!("executors.{name}.docker"), docker, found);
+        }
         let kind = match executor {
             ExecutorSettings::Docker(_) => "docker",
             ExecutorSettings::Process(_) => "process",
         };
         if executor.slots() == 0 {
             found.push((format!("executors.{name}.{kind}.slots"), "must be 1 or more".to_owned()));
+        }
+        if let Some(SecretsSettings::Command(argv)) = executor.secrets()
+            && argv.first().is_none_or(String::is_empty)
+        {
+            let message = "must name a program, as [\"/usr/local/bin/get-secret\"]; app and name are added to it";
+            found.push((format!("executors.{name}.{kind}.secrets.command"), message.to_owned()));
         }
         if executor.fence().is_some_and(|after| after.is_zero()) {
             let message = "must be more than 1m where fence = true: what runs is stopped one minute before";
@@ -108,6 +133,30 @@ fn executors(settings: &Settings, found: &mut Found) {
     if settings.executors.is_empty() {
         let message = "none is left: name at least one, as [executors.process.process]";
         found.push(("executors".to_owned(), message.to_owned()));
+    }
+}
+
+/// What an operator wrote and could not mean.
+fn policy(table: &str, docker: &DockerSettings, found: &mut Found) {
+    let mut wrong = |key: &str, message: String| found.push((format!("{table}.{key}"), message));
+    for mount in &docker.mounts {
+        if mount.what != "/" && !is_path(mount.what.strip_suffix('/').unwrap_or(&mount.what)) {
+            wrong(
+                "mounts",
+                format!("{mount} must be a whole path without `.` and `..`, as /srv/data:ro"),
+            );
+        }
+    }
+    for volume in &docker.volumes {
+        if volume.what.contains('/') {
+            wrong("volumes", format!("{volume} is no volume's name: paths go into mounts"));
+        }
+    }
+    for device in docker.devices.iter().filter(|device| !device.starts_with("/dev/")) {
+        wrong("devices", format!("{device:?} is no device, as /dev/fuse"));
+    }
+    for name in docker.cap_add.iter().filter(|name| capability(name).is_none()) {
+        wrong("cap_add", format!("{name:?} is no capability, as NET_ADMIN"));
     }
 }
 

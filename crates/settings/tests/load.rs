@@ -247,10 +247,33 @@ fn a_value_may_stand_in_a_file() {
 }
 
 #[test]
-fn listening_for_others_is_refused_while_there_are_no_tokens() {
-    let told = told("[server]\nlisten = \"0.0.0.0:7070\"\n", &[]);
+fn listening_for_others_is_refused_without_an_admin_token() {
+    let others = "[server]\nlisten = \"0.0.0.0:7070\"\n";
+    let told = told(others, &[]);
     assert!(told.contains("robata.toml:2: server.listen: "), "{told}");
-    assert!(told.contains("use 127.0.0.1"), "{told}");
+    assert!(
+        told.contains("ROBATA_AUTH__ADMIN_TOKEN_FILE") && told.contains("use 127.0.0.1"),
+        "{told}"
+    );
+    let token = [("ROBATA_AUTH__ADMIN_TOKEN", "0123456789abcdef0123")];
+    let loaded = load(others, &token).unwrap();
+    let entry = loaded
+        .provenance()
+        .iter()
+        .find(|entry| entry.key == "auth.admin_token")
+        .unwrap();
+    assert_eq!(entry.value, "********");
+}
+
+#[test]
+fn an_admin_token_that_could_be_guessed_and_half_of_tls_are_told() {
+    let told = told("[auth]\nadmin_token = \"secret\"\n[server.tls]\nkey = \"/k\"\n", &[]);
+    assert!(
+        told.contains("robata.toml:2: auth.admin_token: must have at least 20"),
+        "{told}"
+    );
+    assert!(told.contains("server.tls.certificate: must name a file"), "{told}");
+    assert!(!told.contains("\"secret\""), "{told}");
 }
 
 #[test]
@@ -260,4 +283,86 @@ fn a_default_executor_that_is_not_there_is_told() {
         told.contains("there is no executor batch; there are docker, process"),
         "{told}"
     );
+}
+
+fn policy(file: &str) -> robata_core::Policy {
+    let loaded = load(file, &[]).unwrap();
+    let (name, executor) = loaded.settings.executors.first_key_value().unwrap();
+    executor.policy(name)
+}
+
+#[test]
+fn without_settings_an_executors_policy_is_the_default_one_in_its_own_table() {
+    assert_eq!(
+        policy("[executors.batch.docker]\n"),
+        robata_core::Policy::of("executors.batch.docker")
+    );
+    let process = policy("[executors.here.process]\n");
+    assert_eq!(
+        (process.table.as_str(), process.containers),
+        ("executors.here.process", None)
+    );
+    assert_eq!(process.apps, ["*"]);
+}
+
+#[test]
+fn an_operators_policy_is_read_whole_and_an_empty_list_allows_nothing() {
+    let policy = policy(
+        "[executors.batch.docker]\napps = [\"shop\"]\nimages = []\nnetworks = [\"db\"]\nvolumes = [\"shop-*:rw\"]\n\
+         mounts = [\"/srv/data:ro\", \"/scratch/:rw\"]\ndevices = [\"/dev/fuse\"]\ncap_add = [\"SYS_PTRACE\"]\ngpus = true\n\
+         privileged = true\nmax = { cpu = 2, memory = \"4Gi\", timeout = \"6h\" }\n",
+    );
+    assert_eq!(policy.apps, ["shop"]);
+    let max = policy.max;
+    assert_eq!(
+        (max.cpu.unwrap().millis, max.timeout),
+        (2000, Some(Duration::from_secs(6 * 3600)))
+    );
+    let containers = policy.containers.unwrap();
+    assert!(containers.images.is_empty() && containers.gpus && containers.privileged);
+    let told: Vec<_> = containers
+        .mounts
+        .iter()
+        .chain(&containers.volumes)
+        .map(ToString::to_string)
+        .collect();
+    assert_eq!(told, ["/srv/data:ro", "/scratch/:rw", "shop-*:rw"]);
+}
+
+#[test]
+fn a_policy_that_nobody_can_mean_is_told_with_its_place() {
+    let told = told(
+        "[executors.batch.docker]\nmounts = [\"/srv/../etc:ro\"]\nvolumes = [\"/srv:ro\"]\ndevices = [\"fuse\"]\n\
+         cap_add = [\"sys-ptrace\"]\n",
+        &[],
+    );
+    for part in [
+        "robata.toml:2: executors.batch.docker.mounts: /srv/../etc:ro must be a whole path",
+        "robata.toml:3: executors.batch.docker.volumes: /srv:ro is no volume's name",
+        "robata.toml:4: executors.batch.docker.devices: \"fuse\" is no device",
+        "robata.toml:5: executors.batch.docker.cap_add: \"sys-ptrace\" is no capability",
+    ] {
+        assert!(told.contains(part), "{part}\nis not in\n{told}");
+    }
+}
+
+#[test]
+fn a_policy_is_told_by_its_source_and_a_way_of_writing_that_is_none_with_what_may_stand_there() {
+    let variable = ("ROBATA_EXECUTORS__DOCKER__DOCKER__MOUNTS", "[\"/srv/data:ro\"]");
+    let loaded = sources(None, &[variable]).load().unwrap();
+    let entry = |key: &str| loaded.provenance().iter().find(|entry| entry.key == key).unwrap();
+    let mounts = entry("executors.docker.docker.mounts");
+    assert_eq!(mounts.value, serde_json::json!(["/srv/data:ro"]));
+    assert_eq!(mounts.place.to_string(), format!("variable {}", variable.0));
+    let images = entry("executors.docker.docker.images");
+    assert_eq!(
+        (&images.value, &images.place),
+        (&serde_json::json!(["*"]), &Place::Default)
+    );
+    let told = told(
+        "[executors.batch.docker]\nmounts = [\"/srv/data\"]\nimage = [\"x\"]\n",
+        &[],
+    );
+    assert!(told.contains("\"/srv/data\" must end in :ro or :rw"), "{told}");
+    assert!(told.contains("did you mean `executors.batch.docker.images`?"), "{told}");
 }

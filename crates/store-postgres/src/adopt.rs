@@ -6,11 +6,11 @@ use robata_core::{
     id::ClaimId,
     store::Adopt,
 };
-use sqlx::PgConnection;
 use uuid::Uuid;
 
 use crate::{
     attempt_row::{attempt_columns, held as read_held},
+    conn::Conn,
     error::Result,
     job_row::{job_columns, job_joins},
     lease,
@@ -59,7 +59,7 @@ pub(crate) async fn claimed(tx: &mut Tx, (incarnation, claim): &(IncarnationId, 
 }
 
 /// Holders of open attempts whose lease has ended.
-pub(crate) async fn orphan_holders(conn: &mut PgConnection) -> Result<Vec<Uuid>> {
+pub(crate) async fn orphan_holders(conn: &mut Conn) -> Result<Vec<Uuid>> {
     let rows = q(
         "SELECT w.incarnation FROM robata.workers w WHERE w.ended_at IS NOT NULL AND EXISTS (
                       SELECT 1 FROM robata.attempts a WHERE a.holder = w.incarnation AND a.finalised_at IS NULL)

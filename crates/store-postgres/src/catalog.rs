@@ -6,11 +6,12 @@ use robata_core::{
     AppName, ErrorKind, JobName, QueueName,
     definition::{App, Catalog, CatalogWrite, JobEntry},
     job::Line,
+    row::Deed,
     store::Hint,
 };
-use sqlx::PgConnection;
 
 use crate::{
+    conn::Conn,
     error::{Result, refused},
     sql::{Read as _, q, text},
     tx::{After, Tx},
@@ -33,7 +34,7 @@ pub(crate) struct Change {
 }
 
 /// Reads it whole: again where it was changed between its tables.
-pub(crate) async fn load(conn: &mut PgConnection) -> Result<Catalog> {
+pub(crate) async fn load(conn: &mut Conn) -> Result<Catalog> {
     let mut catalog = read(conn).await?;
     for _ in 1..READS {
         let again = q("SELECT value FROM robata.meta WHERE name = 'catalog_revision'")
@@ -47,7 +48,7 @@ pub(crate) async fn load(conn: &mut PgConnection) -> Result<Catalog> {
     Ok(catalog)
 }
 
-async fn read(conn: &mut PgConnection) -> Result<Catalog> {
+async fn read(conn: &mut Conn) -> Result<Catalog> {
     let mut catalog = Catalog::default();
     for row in q("SELECT name, value FROM robata.meta").fetch_all(&mut *conn).await? {
         match row.col::<&str>("name")? {
@@ -67,6 +68,7 @@ async fn read(conn: &mut PgConnection) -> Result<Catalog> {
     let mut apps: BTreeMap<AppName, App> = BTreeMap::new();
     for row in q("SELECT * FROM robata.catalog_apps").fetch_all(&mut *conn).await? {
         let app = App {
+            description: row.col("description")?,
             options: row.json("options")?,
             max_running: row
                 .col::<Option<i64>>("max_running")?
@@ -116,7 +118,7 @@ pub(crate) async fn change(tx: &mut Tx, change: &Change) -> Result<Catalog> {
     tx.catalog = Arc::new(catalog.clone());
     for write in &change.writes {
         store(tx, &catalog, write).await?;
-        audit(tx, &change.by, write).await?;
+        tx.audit(&change.by, &Deed::catalog(write)).await?;
         if let CatalogWrite::Job(app, job, ..) = write {
             move_waiting(tx, app, job).await?;
         }
@@ -130,7 +132,7 @@ pub(crate) async fn change(tx: &mut Tx, change: &Change) -> Result<Catalog> {
     Ok(catalog)
 }
 
-pub(crate) async fn set_meta(conn: &mut PgConnection, name: &str, value: &str) -> Result<()> {
+pub(crate) async fn set_meta(conn: &mut Conn, name: &str, value: &str) -> Result<()> {
     q("INSERT INTO robata.meta (name, value) VALUES ($1, $2) ON CONFLICT (name) DO UPDATE SET value = excluded.value")
         .bind(name)
         .bind(value)
@@ -150,14 +152,15 @@ async fn store(tx: &mut Tx, catalog: &Catalog, write: &CatalogWrite) -> Result<(
         .bind(name.as_str())
         .bind(serde_json::to_string(settings)?),
         CatalogWrite::App(name, settings) => q(
-            "INSERT INTO robata.catalog_apps (name, options, max_running, retention) VALUES ($1, $2, $3, $4)
+            "INSERT INTO robata.catalog_apps (name, options, max_running, retention, description) VALUES ($1, $2, $3, $4, $5)
                ON CONFLICT (name) DO UPDATE SET options = excluded.options, max_running = excluded.max_running,
-                   retention = excluded.retention",
+                   retention = excluded.retention, description = excluded.description",
         )
         .bind(name.as_str())
         .bind(serde_json::to_string(&settings.options)?)
         .bind(settings.max_running.map(i64::from))
-        .bind(serde_json::to_string(&settings.retention)?),
+        .bind(serde_json::to_string(&settings.retention)?)
+        .bind(settings.description.as_deref().map(text)),
         CatalogWrite::DeleteApp(name) => {
             q("DELETE FROM robata.catalog_definitions WHERE app = $1")
                 .bind(name.as_str())
@@ -188,26 +191,6 @@ async fn store(tx: &mut Tx, catalog: &Catalog, write: &CatalogWrite) -> Result<(
         }
     };
     query.execute(tx.conn()).await?;
-    Ok(())
-}
-
-async fn audit(tx: &mut Tx, by: &str, write: &CatalogWrite) -> Result<()> {
-    let (action, app, name) = match write {
-        CatalogWrite::Defaults(_) => ("set_defaults", None, None),
-        CatalogWrite::Queue(name, _) => ("set_queue", None, Some(name.as_str())),
-        CatalogWrite::App(app, _) => ("set_app", Some(app.as_str()), None),
-        CatalogWrite::DeleteApp(app) => ("delete_app", Some(app.as_str()), None),
-        CatalogWrite::Job(app, job, ..) => ("set_definition", Some(app.as_str()), Some(job.as_str())),
-        CatalogWrite::DeleteJob(app, job) => ("delete_definition", Some(app.as_str()), Some(job.as_str())),
-    };
-    q("INSERT INTO robata.audit (at, by, action, app, name) VALUES ($1, $2, $3, $4, $5)")
-        .bind(tx.now.as_millis())
-        .bind(text(by))
-        .bind(action)
-        .bind(app)
-        .bind(name)
-        .execute(tx.conn())
-        .await?;
     Ok(())
 }
 

@@ -16,6 +16,7 @@ use tokio::time::{sleep, timeout};
 
 use crate::{
     catalog,
+    direct::Session,
     error::{Class, Fault, Result},
     shared::Shared,
     tx::Tx,
@@ -27,16 +28,6 @@ const TRIES: u32 = 10;
 const CONNECTIONS: u32 = 3;
 /// How long a commit may take beyond its statement time-out.
 const GRACE: Duration = Duration::from_secs(2);
-
-/// Every statement has the index that it walks. A planner whose statistics are of an hour ago, when the tables were small, must
-/// not choose to read them whole now that they are not.
-///
-/// The same planner takes an index scan over a whole table for a short one where it believes the table to be empty, as it does
-/// of the outbox for up to a minute after it was vacuumed while nothing was queued. So statements about rows whose ids are
-/// known leave it no choice: `id = ANY(array)`, or a lookup row by row (`LATERAL … OFFSET 0`), with what else they ask in a
-/// form that no other index serves (`CASE`, `+ 0`).
-const PLANS: &str = "SET LOCAL enable_seqscan = off; SET LOCAL enable_hashjoin = off; SET LOCAL enable_mergejoin = off; \
-                     SET LOCAL jit = off; ";
 
 /// One kind of operation: run again from its request where its transaction was rolled back.
 pub(crate) type Work<R, T> = for<'a> fn(&'a mut Tx, &'a R) -> BoxFuture<'a, Result<T>>;
@@ -104,15 +95,22 @@ impl How {
     }
 }
 
+/// Connections, and what the server is to know of each.
+#[derive(Debug)]
+pub(crate) struct Pool {
+    pub(crate) connections: PgPool,
+    pub(crate) session: Session,
+    /// Whether the connections keep the session's settings; else each transaction sets them.
+    pub(crate) direct: bool,
+}
+
 /// The way to the database.
 #[derive(Debug)]
 pub(crate) struct Db {
-    pub(crate) pool: PgPool,
+    pub(crate) main: Pool,
     /// Heartbeats' own, so that nothing makes them wait (PROTOCOL H4).
-    pub(crate) beats: PgPool,
+    pub(crate) beats: Pool,
     pub(crate) shared: Arc<Shared>,
-    pub(crate) statement_timeout: Duration,
-    pub(crate) beat_timeout: Duration,
     pub(crate) clock_offset: Option<Arc<AtomicI64>>,
 }
 
@@ -184,7 +182,7 @@ impl Db {
     where
         R: Send + Sync,
     {
-        let limit = self.timeout(how);
+        let limit = self.pool(how).session.limit();
         let mut tx = self.begin(how).await?;
         tx.maybe_done = maybe_done;
         // Each statement is bounded by the server; a server or a way to it that hangs, by this.
@@ -204,26 +202,19 @@ impl Db {
         }
     }
 
-    fn timeout(&self, how: How) -> Duration {
-        if how.beat {
-            self.beat_timeout
-        } else {
-            self.statement_timeout
-        }
+    fn pool(&self, how: How) -> &Pool {
+        if how.beat { &self.beats } else { &self.main }
     }
 
     /// Begins a transaction. Nothing was sent before, so that a pool full of connections to a server that was restarted
     /// since is gone through until one serves.
     async fn begin(&self, how: How) -> Result<Tx> {
-        let limit = self.timeout(how);
-        let millis = limit.as_millis();
-        let pool = if how.beat { &self.beats } else { &self.pool };
-        let mut text = format!(
-            "BEGIN{}; SET LOCAL statement_timeout = {millis}; SET LOCAL idle_in_transaction_session_timeout = {}; ",
-            if how.read_only { " READ ONLY" } else { "" },
-            millis * 2,
-        );
-        text.push_str(PLANS);
+        let pool = self.pool(how);
+        let limit = pool.session.limit();
+        let mut text = if how.read_only { "BEGIN READ ONLY; " } else { "BEGIN; " }.to_owned();
+        if !pool.direct {
+            text.push_str(&pool.session.local());
+        }
         if !how.durable {
             text.push_str("SET LOCAL synchronous_commit = off; ");
         }
@@ -237,12 +228,13 @@ impl Db {
             text.push_str(catalog::SHARE);
         }
         text.push_str(
-            "SELECT robata.millis() AS now, (SELECT value FROM robata.meta WHERE name = 'catalog_revision') AS revision",
+            "SELECT robata.millis() AS now, current_setting('robata.direct', true) AS mark,
+                    (SELECT value FROM robata.meta WHERE name = 'catalog_revision') AS revision",
         );
-        let mut left = pool.options().get_max_connections() + 1;
+        let mut left = pool.connections.options().get_max_connections() + 1;
         loop {
-            let conn = pool.acquire().await?;
-            let fault = match timeout(limit, Tx::begin(conn, &self.shared, &text)).await {
+            let conn = pool.connections.acquire().await?;
+            let fault = match timeout(limit, Tx::begin(conn, &self.shared, pool, &text)).await {
                 Ok(Ok(tx)) => return Ok(tx),
                 Ok(Err(fault)) => fault,
                 Err(_) => Fault::Slow(limit),

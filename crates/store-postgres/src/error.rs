@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use robata_core::{Error, ErrorKind};
+use robata_core::{Error, ErrorKind, Retry};
 
 /// A result with [`Fault`].
 pub(crate) type Result<T, E = Fault> = std::result::Result<T, E>;
@@ -46,9 +46,14 @@ pub(crate) enum Class {
     Other,
 }
 
+/// "Cached plan must not change result type": none of our statements asks for what a server does not support.
+const STALE_PLAN: &str = "0A000";
+
 fn class_of_code(code: &str) -> Class {
     match code {
         "40001" | "40P01" => Class::Again,
+        // A statement was prepared before a migration changed what it answers.
+        STALE_PLAN => Class::Again,
         // Admin and crash shutdown, cannot connect now, database dropped, idle in transaction.
         "57P01" | "57P02" | "57P03" | "57P04" | "57P05" | "25P03" => Class::Connection,
         // Read only (a standby), statement or lock time-out.
@@ -61,6 +66,11 @@ fn class_of_code(code: &str) -> Class {
 }
 
 impl Fault {
+    /// Whether a statement was prepared too long ago for what the tables are now: another connection prepares it anew.
+    pub(crate) fn is_stale_plan(&self) -> bool {
+        matches!(self, Self::Sql(sqlx::Error::Database(error)) if error.code().as_deref() == Some(STALE_PLAN))
+    }
+
     pub(crate) fn class(&self) -> Class {
         match self {
             Self::Sql(error) => match error {
@@ -117,6 +127,26 @@ impl Fault {
     }
 }
 
+/// An error of opening the store: what only a person can set right is not worth another try, as it is in the midst of work,
+/// where a password may just be changing.
+pub(crate) fn at_opening(fault: &Fault) -> Error {
+    let error = fault.to_error("store.open");
+    let for_a_person = match fault {
+        // No access, and no such database.
+        Fault::Sql(sqlx::Error::Database(error)) => error
+            .code()
+            .is_some_and(|code| code.starts_with("28") || code.starts_with("3D")),
+        Fault::Sql(sqlx::Error::Tls(_)) => true,
+        // What a TLS handshake found in the server's certificate.
+        Fault::Sql(sqlx::Error::Io(error)) => error.kind() == std::io::ErrorKind::InvalidData,
+        _ => false,
+    };
+    match for_a_person {
+        true => error.with_retry(Retry::No),
+        false => error,
+    }
+}
+
 /// An error with its causes in one line.
 fn chain(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
@@ -145,6 +175,7 @@ mod tests {
         for (code, class) in [
             ("40001", Class::Again),
             ("40P01", Class::Again),
+            ("0A000", Class::Again),
             ("57P01", Class::Connection),
             ("08006", Class::Connection),
             ("53100", Class::Environment),
@@ -162,10 +193,26 @@ mod tests {
     fn a_lost_connection_may_be_tried_again_and_a_bad_row_not() {
         let lost = Fault::Sql(sqlx::Error::Io(std::io::ErrorKind::ConnectionReset.into())).to_error("store.x");
         assert_eq!(lost.kind(), ErrorKind::Unavailable);
-        assert_eq!(lost.retry(), robata_core::Retry::Yes);
+        assert_eq!(lost.retry(), Retry::Yes);
         assert_eq!(
             Fault::BadRow("x".into()).to_error("store.x").kind(),
             ErrorKind::Internal
         );
+    }
+
+    #[test]
+    fn at_its_opening_a_store_waits_for_a_server_and_for_no_person() {
+        let io = |kind: std::io::ErrorKind| at_opening(&Fault::Sql(sqlx::Error::Io(kind.into())));
+        for kind in [
+            std::io::ErrorKind::ConnectionRefused,
+            std::io::ErrorKind::UnexpectedEof,
+            std::io::ErrorKind::NotFound,
+        ] {
+            assert_eq!(io(kind).retry(), Retry::Yes, "{kind}");
+        }
+        assert_eq!(io(std::io::ErrorKind::InvalidData).retry(), Retry::No);
+        let tls = at_opening(&Fault::Sql(sqlx::Error::Tls("server does not support TLS".into())));
+        assert_eq!((tls.kind(), tls.retry()), (ErrorKind::Unavailable, Retry::No));
+        assert_eq!(at_opening(&Fault::Slow(Duration::from_secs(3))).retry(), Retry::Yes);
     }
 }

@@ -25,6 +25,9 @@ const GROUP: usize = 512;
 const GROUP_ITEMS: usize = 5_000;
 /// Requests that wait; beyond it the store answers that it is behind.
 const WAITING: usize = 16_384;
+/// Items that must wait before another writer begins beside one that is under way. Fewer go together with what comes until
+/// it has committed: many small transactions side by side cost the server more than they save, above all with many masters.
+const BESIDE: usize = 32;
 
 /// Runs a group; answers each request in its order.
 pub(crate) type Run<Q, A> = Work<Vec<Q>, Vec<Result<A, Error>>>;
@@ -44,7 +47,43 @@ struct Line<Q, A> {
 
 struct Waiting<Q, A> {
     requests: VecDeque<Request<Q, A>>,
+    /// Of all requests.
+    items: usize,
+    /// Writers under way.
+    busy: usize,
     closed: bool,
+}
+
+impl<Q, A> Waiting<Q, A> {
+    /// Whether it is time for another writer.
+    fn is_due(&self) -> bool {
+        !self.requests.is_empty() && (self.busy == 0 || self.items >= BESIDE)
+    }
+
+    /// The next group; requests that waited too long are given back apart from it.
+    fn take(&mut self, oldest: Duration) -> Taken<Q, A> {
+        let (mut group, mut late, mut items) = (Vec::new(), Vec::new(), 0);
+        while group.len() < GROUP {
+            let fits = |next: &mut Request<Q, A>| items == 0 || items + next.items <= GROUP_ITEMS;
+            let Some(next) = self.requests.pop_front_if(fits) else {
+                break;
+            };
+            self.items -= next.items;
+            if next.since.elapsed() > oldest {
+                late.push(next);
+            } else {
+                items += next.items;
+                group.push(next);
+            }
+        }
+        Taken { group, late }
+    }
+}
+
+/// What was taken out of a line.
+struct Taken<Q, A> {
+    group: Vec<Request<Q, A>>,
+    late: Vec<Request<Q, A>>,
 }
 
 struct Request<Q, A> {
@@ -67,40 +106,29 @@ impl<Q, A> Line<Q, A> {
         self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Waits for the next group; `None` once closed and empty.
+    /// Waits for the next group; `None` once closed and empty. The writer is under way until it says [`Self::done`].
     async fn next(&self, oldest: Duration) -> Option<Vec<Request<Q, A>>> {
         loop {
             let woken = self.wake.notified();
             {
                 let mut waiting = self.lock();
-                let mut group = Vec::new();
-                let mut items = 0;
-                while group.len() < GROUP {
-                    let Some(next) = waiting.requests.front() else { break };
-                    if items > 0 && items + next.items > GROUP_ITEMS {
-                        break;
-                    }
-                    items += next.items;
-                    let Some(next) = waiting.requests.pop_front() else {
-                        break;
-                    };
-                    if next.since.elapsed() > oldest {
+                while waiting.is_due() {
+                    let Taken { group, late } = waiting.take(oldest);
+                    for request in late {
                         let message = format!("the store is behind: it was not reached within {} s", oldest.as_secs());
+                        let error = Error::new(ErrorKind::Unavailable, self.operation, message);
                         // The caller may have gone.
-                        let _ = next
-                            .answer
-                            .send(Err(Error::new(ErrorKind::Unavailable, self.operation, message)));
-                        continue;
+                        let _ = request.answer.send(Err(error));
                     }
-                    group.push(next);
+                    if !group.is_empty() {
+                        waiting.busy += 1;
+                        if waiting.is_due() {
+                            self.wake.notify_one();
+                        }
+                        return Some(group);
+                    }
                 }
-                if !waiting.requests.is_empty() {
-                    self.wake.notify_one();
-                }
-                if !group.is_empty() {
-                    return Some(group);
-                }
-                if waiting.closed {
+                if waiting.closed && waiting.requests.is_empty() {
                     // The next writer ends, too.
                     self.wake.notify_one();
                     return None;
@@ -108,6 +136,11 @@ impl<Q, A> Line<Q, A> {
             }
             woken.await;
         }
+    }
+
+    /// A writer is no longer under way; what waits is for it, or for another one that is idle.
+    fn done(&self) {
+        self.lock().busy -= 1;
     }
 }
 
@@ -121,6 +154,8 @@ where
         let line = Arc::new(Line {
             waiting: Mutex::new(Waiting {
                 requests: VecDeque::new(),
+                items: 0,
+                busy: 0,
                 closed: false,
             }),
             wake: Notify::new(),
@@ -129,8 +164,9 @@ where
         let writer = |_| {
             let (line, db) = (Arc::clone(&line), Arc::clone(db));
             tokio::spawn(async move {
-                while let Some(group) = line.next(db.statement_timeout).await {
+                while let Some(group) = line.next(db.main.session.limit()).await {
                     serve(&db, how, run, group).await;
+                    line.done();
                 }
             })
         };
@@ -154,14 +190,17 @@ where
                 let message = format!("the store is behind: {WAITING} writes wait");
                 return Err(Error::new(ErrorKind::Unavailable, operation, message));
             }
+            waiting.items += items;
             waiting.requests.push_back(Request {
                 request,
                 items,
                 since: Instant::now(),
                 answer,
             });
+            if waiting.is_due() {
+                self.line.wake.notify_one();
+            }
         }
-        self.line.wake.notify_one();
         wait.await.unwrap_or_else(|_| Err(closed(operation)))
     }
 }
@@ -227,5 +266,60 @@ where
             groups.push(later);
             groups.push((requests, answers));
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn waiting(requests: &[usize]) -> Waiting<usize, ()> {
+        let request = |(number, items): (usize, &usize)| Request {
+            request: number,
+            items: *items,
+            since: Instant::now(),
+            answer: oneshot::channel().0,
+        };
+        Waiting {
+            requests: requests.iter().enumerate().map(request).collect(),
+            items: requests.iter().sum(),
+            busy: 0,
+            closed: false,
+        }
+    }
+
+    fn taken(waiting: &mut Waiting<usize, ()>) -> Vec<usize> {
+        let Taken { group, late } = waiting.take(Duration::from_secs(60));
+        assert!(late.is_empty());
+        group.into_iter().map(|request| request.request).collect()
+    }
+
+    #[test]
+    fn a_second_writer_begins_only_for_many() {
+        let mut few = waiting(&[1, 1]);
+        assert!(few.is_due());
+        few.busy = 1;
+        assert!(!few.is_due());
+        let mut many = waiting(&[BESIDE]);
+        many.busy = 1;
+        assert!(many.is_due());
+        assert!(!waiting(&[]).is_due());
+    }
+
+    #[test]
+    fn a_group_is_bounded_in_items_but_takes_one_request_whole() {
+        let mut line = waiting(&[GROUP_ITEMS + 1, GROUP_ITEMS, 1, 7]);
+        assert_eq!(taken(&mut line), [0]);
+        assert_eq!(taken(&mut line), [1]);
+        assert_eq!(taken(&mut line), [2, 3]);
+        assert_eq!((line.items, line.requests.len()), (0, 0));
+        assert_eq!(taken(&mut waiting(&vec![1; GROUP + 3])).len(), GROUP);
+    }
+
+    #[test]
+    fn what_waited_too_long_is_in_no_group() {
+        let mut line = waiting(&[1, 1]);
+        let Taken { group, late } = line.take(Duration::ZERO);
+        assert_eq!((group.len(), late.len(), line.items), (0, 2, 0));
     }
 }

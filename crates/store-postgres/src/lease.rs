@@ -6,6 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use robata_core::{
     AttemptId, Epoch, ErrorKind, ExecutorName, IncarnationId,
     executor::RealmId,
+    row::Deed,
     store::{HeartbeatAnswer, Hint, LEASE, MARK, Register, WorkerExecutor, WorkerRecord, held_hash},
 };
 use serde::{Deserialize, Serialize};
@@ -196,7 +197,7 @@ pub(crate) async fn drain(tx: &mut Tx, (id, by): &(IncarnationId, String)) -> Re
             .bind(id.uuid())
             .execute(tx.conn())
             .await?;
-        tx.audit(by, "drain_worker", &id.to_string()).await?;
+        tx.audit(by, &Deed::drain(*id)).await?;
         tx.after(After::Colours);
     }
     Ok(())

@@ -1,5 +1,6 @@
 #![doc = include_str!("../README.md")]
 
+mod access;
 mod act;
 mod adopt;
 mod aside;
@@ -7,10 +8,12 @@ mod attempt_row;
 mod catalog;
 mod claim;
 mod config;
+mod conn;
 #[cfg(test)]
 mod connection_tests;
 mod db;
 mod detail;
+mod direct;
 mod due;
 mod enqueue;
 mod error;

@@ -3,9 +3,9 @@
 use std::collections::{BTreeSet, HashMap};
 
 use robata_core::row::Scope;
-use sqlx::{PgConnection, Row as _};
+use sqlx::Row as _;
 
-use crate::{error::Result, sql::q};
+use crate::{conn::Conn, error::Result, sql::q};
 
 /// The key of a limit's row; a slash stands in no name of an app or queue.
 fn key(scope: &Scope) -> String {
@@ -18,7 +18,7 @@ fn key(scope: &Scope) -> String {
 
 /// Locks the rows of these limits, in the order of their keys (PROTOCOL O6): until the transaction's end nobody else takes
 /// of them.
-pub(crate) async fn lock(conn: &mut PgConnection, scopes: BTreeSet<Scope>) -> Result<()> {
+pub(crate) async fn lock(conn: &mut Conn, scopes: BTreeSet<Scope>) -> Result<()> {
     if scopes.is_empty() {
         return Ok(());
     }
@@ -60,7 +60,7 @@ impl Rooms {
     }
 
     /// The room that a job has; `None`: unlimited.
-    pub(crate) async fn of(&mut self, conn: &mut PgConnection, limits: &[(Scope, u32)]) -> Result<Option<i64>> {
+    pub(crate) async fn of(&mut self, conn: &mut Conn, limits: &[(Scope, u32)]) -> Result<Option<i64>> {
         let mut least = None;
         for (scope, limit) in limits {
             let room = match self.left.get(scope) {
@@ -88,7 +88,7 @@ impl Rooms {
 }
 
 /// Jobs with a live attempt; an index's range, as long as the limit.
-async fn running(conn: &mut PgConnection, scope: &Scope) -> Result<i64> {
+async fn running(conn: &mut Conn, scope: &Scope) -> Result<i64> {
     let query = match scope {
         Scope::Queue(queue) => {
             q("SELECT count(*) FROM robata.jobs WHERE queue = $1 AND state = 2").bind(queue.as_str())

@@ -8,11 +8,12 @@ use robata_core::{
     store::ListJobs,
 };
 use sqlx::{
-    Arguments as _, AssertSqlSafe, PgConnection, Row as _,
+    Arguments as _, AssertSqlSafe, Row as _,
     postgres::{PgArguments, PgRow},
 };
 
 use crate::{
+    conn::Conn,
     error::{Fault, Result},
     job_row::{self, job_columns, job_joins},
     sql::{Read as _, limit, q},
@@ -166,7 +167,7 @@ async fn page(
 }
 
 async fn stretch(
-    conn: &mut PgConnection,
+    conn: &mut Conn,
     list: &ListJobs,
     walk: Walk,
     states: &[i16],
@@ -228,7 +229,7 @@ async fn stretch(
 }
 
 /// The part of the order of storing that can match: from, and up to before.
-async fn bounds(conn: &mut PgConnection, list: &ListJobs) -> Result<(i64, i64)> {
+async fn bounds(conn: &mut Conn, list: &ListJobs) -> Result<(i64, i64)> {
     let mut to = match list.after {
         Some(job) => place_of(conn, job).await?,
         None => i64::MAX,
@@ -245,7 +246,7 @@ async fn bounds(conn: &mut PgConnection, list: &ListJobs) -> Result<(i64, i64)> 
 }
 
 /// A job's place; of one that was pruned meanwhile, the place after the newest older id.
-async fn place_of(conn: &mut PgConnection, job: JobId) -> Result<i64> {
+async fn place_of(conn: &mut Conn, job: JobId) -> Result<i64> {
     let row = q("SELECT id, seq FROM robata.jobs WHERE id <= $1 ORDER BY id DESC LIMIT 1")
         .bind(job.uuid())
         .fetch_optional(conn)
@@ -259,7 +260,7 @@ async fn place_of(conn: &mut PgConnection, job: JobId) -> Result<i64> {
 
 /// The place of the first job stored at or after this time, found by halving: times grow with places, but where the clock was
 /// set back between.
-async fn first_at(conn: &mut PgConnection, time: Timestamp) -> Result<i64> {
+async fn first_at(conn: &mut Conn, time: Timestamp) -> Result<i64> {
     let row = q("WITH RECURSIVE b (low, high) AS (
              SELECT coalesce((SELECT min(seq) FROM robata.jobs), 0), coalesce((SELECT max(seq) FROM robata.jobs), -1) + 1
              UNION ALL

@@ -7,7 +7,7 @@ use robata_core::{
     executor::RealmId,
     finish::{End, Outcome},
     request::StartRequest,
-    row,
+    row::{self, Deed},
 };
 use sqlx::postgres::PgRow;
 use uuid::Uuid;
@@ -114,7 +114,9 @@ pub(crate) async fn lose(tx: &mut Tx, (realm, by): &(RealmId, String)) -> Result
         lost.push((row, format!("{by} said that its realm is gone for good")));
     }
     let ended = end_lost(tx, &lost).await?;
-    tx.audit(by, "lose_realm", &realm.0).await?;
+    if !ended.is_empty() {
+        tx.audit(by, &Deed::lose(realm)).await?;
+    }
     Ok(ended)
 }
 

@@ -13,7 +13,10 @@ use crate::{
 };
 
 /// Number, name and text of each, in order.
-const MIGRATIONS: &[(i32, &str, &str)] = &[(1, "first", include_str!("../migrations/0001_first.sql"))];
+const MIGRATIONS: &[(i32, &str, &str)] = &[
+    (1, "first", include_str!("../migrations/0001_first.sql")),
+    (2, "access", include_str!("../migrations/0002_access.sql")),
+];
 /// The key of the lock: "robata" in ASCII.
 const LOCK: i64 = 0x726f_6261_7461;
 /// How long all of them may take, and wait for each other.
@@ -65,7 +68,7 @@ pub(crate) fn options(url: &str) -> Result<PgConnectOptions, Error> {
 }
 
 /// A connection, in bounded time.
-async fn connect(options: &PgConnectOptions, limit: Duration) -> Result<PgConnection> {
+pub(crate) async fn connect(options: &PgConnectOptions, limit: Duration) -> Result<PgConnection> {
     match timeout(limit, options.connect()).await {
         Ok(conn) => Ok(conn?),
         Err(_) => Err(Fault::Slow(limit)),

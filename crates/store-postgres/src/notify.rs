@@ -63,7 +63,7 @@ fn encode(process: Uuid, hints: &[Hint]) -> String {
     let mut text = format!("1 {process}");
     let mut seen = HashSet::new();
     let rank = |hint: &Hint| match hint {
-        Hint::Catalog | Hint::Orphans => 0,
+        Hint::Catalog | Hint::Tokens | Hint::Orphans => 0,
         Hint::Attempt(_) => 1,
         Hint::Line(_) | Hint::Due(_) => 2,
         _ => 3,
@@ -80,6 +80,7 @@ fn encode(process: Uuid, hints: &[Hint]) -> String {
         .filter_map(|hint| {
             let word = match hint {
                 Hint::Catalog => "C".to_owned(),
+                Hint::Tokens => "T".to_owned(),
                 Hint::Orphans => "O".to_owned(),
                 Hint::Attempt(attempt) => format!("A {attempt}"),
                 Hint::Line(line) => format!("L {} {}", line.queue, line.executor),
@@ -115,6 +116,7 @@ fn decode(text: &str, process: Uuid) -> Vec<Hint> {
             let mut words = line.split(' ');
             Some(match words.next()? {
                 "C" => Hint::Catalog,
+                "T" => Hint::Tokens,
                 "O" => Hint::Orphans,
                 "A" => Hint::Attempt(words.next()?.parse().ok()?),
                 "J" => Hint::Job(words.next()?.parse().ok()?),
@@ -200,6 +202,7 @@ mod tests {
         };
         let hints = [
             Hint::Catalog,
+            Hint::Tokens,
             Hint::Attempt(AttemptId { job, number: 3 }),
             Hint::Line(line),
             Hint::Due(Duration::from_millis(7)),

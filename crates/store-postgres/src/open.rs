@@ -15,9 +15,10 @@ use sqlx::{
 
 use crate::{
     config::{Listen, Migrate, PostgresConfig},
-    db::{Db, How},
+    db::{Db, How, Pool},
+    direct::Session,
     enqueue,
-    error::Result,
+    error::{Fault, Result, at_opening},
     group::Groups,
     migrate, notify, record,
     shared::Shared,
@@ -47,8 +48,7 @@ fn pool(options: PgConnectOptions, connections: u32, acquire: Duration) -> PgPoo
 
 pub(crate) async fn connect(config: PostgresConfig) -> Result<Opened, Error> {
     let options = migrate::options(&config.url)?.application_name(&config.application_name);
-    let main = pool(options.clone(), config.connections.max(1), config.connect_timeout);
-    open(config, options, main).await
+    open(config, options, None).await
 }
 
 pub(crate) async fn from_pool(pool: PgPool, config: PostgresConfig) -> Result<Opened, Error> {
@@ -58,45 +58,63 @@ pub(crate) async fn from_pool(pool: PgPool, config: PostgresConfig) -> Result<Op
         .clone()
         .extra_float_digits(None)
         .statement_cache_capacity(0);
-    open(config, options, pool).await
+    open(config, options, Some(pool)).await
 }
 
-async fn open(config: PostgresConfig, options: PgConnectOptions, main: PgPool) -> Result<Opened, Error> {
+/// With a pool that is there, whose connections stay as they are, or one of its own.
+async fn open(config: PostgresConfig, options: PgConnectOptions, given: Option<PgPool>) -> Result<Opened, Error> {
     let listen_at = match &config.listen {
         Listen::Off => None,
         Listen::Same => Some(options.clone()),
         Listen::At(url) => Some(migrate::options(url)?.application_name(&config.application_name)),
     };
-    let ready = match config.migrate {
-        Migrate::Automatic => migrate::run(&options, config.connect_timeout).await.map(drop),
-        Migrate::Check => migrate::check(&options, config.connect_timeout).await,
+    let patience = config.connect_timeout;
+    let ready = async {
+        match config.migrate {
+            Migrate::Automatic => migrate::run(&options, patience).await.map(drop)?,
+            Migrate::Check => migrate::check(&options, patience).await?,
+        }
+        let session = Session::new(config.statement_timeout)?;
+        // A heartbeat is given up after two seconds: its parts before that.
+        let beat = Session::new(HEARTBEAT_TIMEOUT * 3 / 4)?;
+        let direct = given.is_none() && session.reaches(&options, patience).await?;
+        let own = |session: &Session, connections, acquire| {
+            let options = if direct {
+                session.options(&options)
+            } else {
+                options.clone()
+            };
+            pool(options, connections, acquire)
+        };
+        let main = Pool {
+            connections: given.unwrap_or_else(|| own(&session, config.connections.max(1), patience)),
+            session,
+            direct,
+        };
+        let beats = Pool {
+            connections: own(&beat, 1, beat.limit()),
+            session: beat,
+            direct,
+        };
+        let installation = installation(&main.connections).await?;
+        Ok((main, beats, installation))
     };
-    ready.map_err(|fault| fault.to_error("store.open"))?;
-    let installation = installation(&main)
-        .await
-        .map_err(|fault| fault.to_error("store.open"))?;
+    let (main, beats, installation) = ready.await.map_err(|fault: Fault| at_opening(&fault))?;
     let (shared, sending) = Shared::new(installation, config.default_executor.clone());
     let shared = Arc::new(shared);
-    tokio::spawn(notify::send(sending, main.clone(), shared.process));
-    // A heartbeat is given up after two seconds: its parts before that.
-    let beat_timeout = HEARTBEAT_TIMEOUT * 3 / 4;
-    let beats = pool(options, 1, beat_timeout);
-    let writers = config
-        .group_writers
-        .clamp(1, (main.options().get_max_connections() as usize).div_ceil(2));
+    tokio::spawn(notify::send(sending, main.connections.clone(), shared.process));
+    let writers = config.group_writers.clamp(
+        1,
+        (main.connections.options().get_max_connections() as usize).div_ceil(2),
+    );
     let db = Arc::new(Db {
-        pool: main,
+        main,
         beats,
         shared,
-        statement_timeout: config.statement_timeout,
-        beat_timeout,
         clock_offset: config.clock_offset,
     });
     if let Some(options) = listen_at {
-        tokio::spawn(notify::listen(
-            pool(options, 1, config.connect_timeout),
-            Arc::downgrade(&db),
-        ));
+        tokio::spawn(notify::listen(pool(options, 1, patience), Arc::downgrade(&db)));
     }
     Ok(Opened {
         enqueues: Groups::start(&db, How::again("store.enqueue").lines(), writers, |tx, requests| {
@@ -128,9 +146,9 @@ async fn installation(pool: &PgPool) -> Result<InstallationId> {
 impl Opened {
     /// Lets what waits be done, and closes all connections.
     pub(crate) async fn close(&self) {
-        let limit = self.db.statement_timeout * 2;
+        let limit = self.db.main.session.limit() * 2;
         tokio::join!(self.enqueues.finish(limit), self.records.finish(limit));
         // It waits for connections in use, whose operations are bounded.
-        tokio::join!(self.db.beats.close(), self.db.pool.close());
+        tokio::join!(self.db.beats.connections.close(), self.db.main.connections.close());
     }
 }

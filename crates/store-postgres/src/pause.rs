@@ -4,11 +4,12 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use robata_core::{
     QueueName,
+    row::Deed,
     store::{Hint, Pause},
 };
-use sqlx::PgConnection;
 
 use crate::{
+    conn::Conn,
     error::Result,
     sql::{Read as _, q, text},
     tx::{After, Tx},
@@ -27,7 +28,7 @@ pub(crate) struct Change {
 }
 
 /// Keeps pauses of these queues out until the transaction's end.
-pub(crate) async fn hold_off(conn: &mut PgConnection, queues: BTreeSet<&str>) -> Result<()> {
+pub(crate) async fn hold_off(conn: &mut Conn, queues: BTreeSet<&str>) -> Result<()> {
     let queues: Vec<_> = queues.into_iter().collect();
     q("SELECT pg_advisory_xact_lock_shared($1, h) FROM (
            SELECT DISTINCT hashtext(queue) AS h FROM unnest($2::text[]) AS v (queue) ORDER BY h) AS v")
@@ -38,7 +39,7 @@ pub(crate) async fn hold_off(conn: &mut PgConnection, queues: BTreeSet<&str>) ->
     Ok(())
 }
 
-pub(crate) async fn all(conn: &mut PgConnection) -> Result<BTreeMap<QueueName, Pause>> {
+pub(crate) async fn all(conn: &mut Conn) -> Result<BTreeMap<QueueName, Pause>> {
     let rows = q("SELECT queue, reason, by, since FROM robata.pauses")
         .fetch_all(conn)
         .await?;
@@ -84,12 +85,12 @@ pub(crate) async fn change(tx: &mut Tx, change: &Change) -> Result<bool> {
     };
     let changed = done.rows_affected() > 0;
     if changed {
-        let action = if change.reason.is_some() {
-            "pause_queue"
+        let deed = if change.reason.is_some() {
+            Deed::pause(&change.queue)
         } else {
-            "resume_queue"
+            Deed::resume(&change.queue)
         };
-        tx.audit(&change.by, action, change.queue.as_str()).await?;
+        tx.audit(&change.by, &deed).await?;
         tx.after(After::Colours);
         let rows = q("SELECT DISTINCT queue, executor FROM robata.counters WHERE queue = $1")
             .bind(change.queue.as_str())

@@ -6,21 +6,24 @@ use async_trait::async_trait;
 use futures::stream::{self, BoxStream, StreamExt as _};
 use robata_core::{
     AppName, AttemptId, Epoch, Error, ErrorKind, ExecutorName, IncarnationId, InstallationId, JobId, QueueName, Result,
+    TokenName,
+    access::{AuditRecord, ListAudit, NewToken, Token, Tokens},
     attempt::{AttemptRecord, AttemptWrite, Claim, Claimed, HeldAttempt, Knowledge, Written},
     definition::{Catalog, CatalogWrite},
     executor::RealmId,
     id::ClaimId,
     job::{Acted, Cancel, Enqueue, Enqueued, JobDetail, JobRecord, Key, Line, Reference, RetryByHand},
     store::{
-        Adopt, AttemptStore, CatalogStore, Due, HeartbeatAnswer, Hint, JobStore, LineRecord, ListJobs, Pause, Pruned,
-        Published, QueueCounts, Register, ScheduleStore, SetAside, SetAsideRecord, Store, Void, Window, WorkerRecord,
+        AccessStore, Adopt, AttemptStore, CatalogStore, Due, HeartbeatAnswer, Hint, JobStore, LineRecord, ListJobs,
+        Pause, Pruned, Published, QueueCounts, Register, ScheduleStore, SetAside, SetAsideRecord, Store, Void, Window,
+        WorkerRecord,
     },
 };
 use sqlx::PgPool;
 use tokio::sync::broadcast::error::RecvError;
 
 use crate::{
-    act, adopt, aside, catalog, claim,
+    access, act, adopt, aside, catalog, claim,
     config::PostgresConfig,
     db::{How, Work},
     detail, due, lease, list, lost, next,
@@ -276,6 +279,27 @@ impl CatalogStore for PostgresStore {
             by: by.to_owned(),
         };
         run!(self, How::once("store.change_catalog"), change, catalog::change)
+    }
+}
+
+#[async_trait]
+impl AccessStore for PostgresStore {
+    async fn tokens(&self) -> Result<Tokens> {
+        run!(self, How::read("store.tokens"), (), access::tokens)
+    }
+
+    async fn create_token(&self, token: NewToken, by: &str) -> Result<Token> {
+        let request = (token, by.to_owned());
+        run!(self, How::again("store.create_token"), request, access::create)
+    }
+
+    async fn revoke_token(&self, name: &TokenName, by: &str) -> Result<()> {
+        let request = (name.clone(), by.to_owned());
+        run!(self, How::again("store.revoke_token"), request, access::revoke)
+    }
+
+    async fn audit(&self, request: ListAudit) -> Result<Vec<AuditRecord>> {
+        run!(self, How::read("store.audit"), request, access::audit)
     }
 }
 

@@ -5,14 +5,16 @@ use std::{sync::Arc, time::Duration};
 use robata_core::{
     ExecutorName, Timestamp,
     definition::Catalog,
-    row::{Counts, Tally, Transaction},
+    row::{Counts, Deed, Tally, Transaction},
     store::Hint,
 };
-use sqlx::{AssertSqlSafe, PgConnection, Postgres, Row as _, pool::PoolConnection};
+use sqlx::{AssertSqlSafe, Postgres, Row as _, pool::PoolConnection};
 use tokio::time::timeout;
 
 use crate::{
     catalog,
+    conn::Conn,
+    db::Pool,
     error::{Fault, Result},
     shared::Shared,
     sql::{Read as _, q, text},
@@ -20,7 +22,7 @@ use crate::{
 
 /// One transaction.
 pub(crate) struct Tx {
-    conn: PoolConnection<Postgres>,
+    conn: Conn,
     /// Neither committed nor rolled back: the connection must not be used by anybody else.
     open: bool,
     /// An earlier try's commit may have taken place: what is found with its own ids is its own.
@@ -51,10 +53,15 @@ impl Drop for Tx {
 }
 
 impl Tx {
-    /// Begins with `text`, one round trip, whose last row tells the time and the catalog's revision.
-    pub(crate) async fn begin(conn: PoolConnection<Postgres>, shared: &Arc<Shared>, text: &str) -> Result<Self> {
+    /// Begins with `text`, one round trip, whose last row tells the time, the session's mark and the catalog's revision.
+    pub(crate) async fn begin(
+        conn: PoolConnection<Postgres>,
+        shared: &Arc<Shared>,
+        pool: &Pool,
+        text: &str,
+    ) -> Result<Self> {
         let mut tx = Self {
-            conn,
+            conn: Conn::new(conn),
             open: true,
             maybe_done: false,
             catalog: shared.catalog(),
@@ -63,9 +70,16 @@ impl Tx {
             tally: Tally::default(),
             after: Vec::new(),
         };
-        let mut rows = sqlx::raw_sql(AssertSqlSafe(text)).fetch_all(&mut *tx.conn).await?;
+        let mut rows = sqlx::raw_sql(AssertSqlSafe(text)).fetch_all(tx.conn()).await?;
         let row = rows.pop().ok_or(sqlx::Error::RowNotFound)?;
         tx.now = row.time("now")?;
+        if pool.session.is_here(row.try_get("mark")?) {
+            tx.conn.name_statements();
+        } else if pool.direct {
+            // The address leads through a pooler now that leaves startup options out.
+            let local = pool.session.local();
+            sqlx::raw_sql(AssertSqlSafe(local)).execute(tx.conn()).await?;
+        }
         let revision: &str = row.try_get("revision")?;
         if revision.parse() != Ok(tx.catalog.revision) {
             let catalog = Arc::new(catalog::load(&mut tx.conn).await?);
@@ -75,7 +89,7 @@ impl Tx {
         Ok(tx)
     }
 
-    pub(crate) fn conn(&mut self) -> &mut PgConnection {
+    pub(crate) fn conn(&mut self) -> &mut Conn {
         &mut self.conn
     }
 
@@ -93,7 +107,7 @@ impl Tx {
             }
             Err(_) => return Err(Fault::Slow(limit)),
         }
-        let done = timeout(limit, sqlx::raw_sql("COMMIT").execute(&mut *self.conn)).await;
+        let done = timeout(limit, sqlx::raw_sql("COMMIT").execute(&mut self.conn)).await;
         match done {
             Ok(Ok(_)) => {}
             // The server refused the commit: rolled back, and said so. A connection's end says nothing.
@@ -121,10 +135,11 @@ impl Tx {
 
     /// Undoes everything; a connection that cannot is closed.
     pub(crate) async fn roll_back(mut self, fault: &Fault, limit: Duration) {
-        if matches!(fault, Fault::Slow(_)) || fault.class() == crate::error::Class::Connection {
+        if matches!(fault, Fault::Slow(_)) || fault.class() == crate::error::Class::Connection || fault.is_stale_plan()
+        {
             return;
         }
-        let done = timeout(limit, sqlx::raw_sql("ROLLBACK").execute(&mut *self.conn)).await;
+        let done = timeout(limit, sqlx::raw_sql("ROLLBACK").execute(&mut self.conn)).await;
         self.open = !matches!(done, Ok(Ok(_)));
     }
 
@@ -152,7 +167,7 @@ impl Tx {
         .bind(each(|counts| counts.queued))
         .bind(each(|counts| counts.running))
         .bind(each(|counts| counts.out))
-        .execute(&mut *self.conn)
+        .execute(&mut self.conn)
         .await?;
         Ok(())
     }
@@ -163,7 +178,7 @@ impl Tx {
         }
         let rows =
             q("SELECT queue, executor FROM robata.counters GROUP BY queue, executor HAVING sum(queued) > sum(out)")
-                .fetch_all(&mut *self.conn)
+                .fetch_all(&mut self.conn)
                 .await?;
         for row in rows {
             self.tally.hint(Hint::Line(row.line()?));
@@ -171,14 +186,16 @@ impl Tx {
         Ok(())
     }
 
-    /// Notes who did what to what, for operators' acts that are about no job.
-    pub(crate) async fn audit(&mut self, by: &str, action: &str, name: &str) -> Result<()> {
-        q("INSERT INTO robata.audit (at, by, action, name) VALUES ($1, $2, $3, $4)")
+    /// Notes who did what.
+    pub(crate) async fn audit(&mut self, by: &str, deed: &Deed) -> Result<()> {
+        q("INSERT INTO robata.audit (at, by, action, app, name, job_id) VALUES ($1, $2, $3, $4, $5, $6)")
             .bind(self.now.as_millis())
             .bind(text(by))
-            .bind(action)
-            .bind(text(name))
-            .execute(&mut *self.conn)
+            .bind(deed.action)
+            .bind(deed.app.as_ref().map(|app| app.as_str()))
+            .bind(deed.name.as_deref().map(text))
+            .bind(deed.job.map(|job| job.uuid()))
+            .execute(&mut self.conn)
             .await?;
         Ok(())
     }

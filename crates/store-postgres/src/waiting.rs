@@ -7,9 +7,9 @@ use robata_core::{
     job::{JobRecord, Waiting},
     row::{JobRow, limits},
 };
-use sqlx::PgConnection;
 
 use crate::{
+    conn::Conn,
     error::Result,
     lease::StoredExecutor,
     limit::Rooms,
@@ -20,7 +20,7 @@ use crate::{
 };
 
 /// Reads what says why queued jobs wait.
-pub(crate) async fn read_colours(conn: &mut PgConnection) -> Result<Colours> {
+pub(crate) async fn read_colours(conn: &mut Conn) -> Result<Colours> {
     let mut colours = Colours {
         paused: pause::all(conn).await?,
         ..Colours::default()

@@ -5,7 +5,7 @@ use std::time::Duration;
 use robata_core::{
     AttemptId, ErrorKind, JobId,
     job::{Acted, Cancel, RetryByHand},
-    row::JobRow,
+    row::{Deed, JobRow},
     store::Hint,
 };
 
@@ -21,7 +21,7 @@ use crate::{
 pub(crate) async fn cancel(tx: &mut Tx, request: &Cancel) -> Result<Acted> {
     let mut row = find(tx, request.job, "store.cancel").await?;
     let changed = row.cancel(tx)?;
-    acted(tx, row, changed, "cancel", &request.by).await
+    acted(tx, row, changed, Deed::cancel, &request.by).await
 }
 
 pub(crate) async fn retry(tx: &mut Tx, request: &RetryByHand) -> Result<Acted> {
@@ -32,7 +32,7 @@ pub(crate) async fn retry(tx: &mut Tx, request: &RetryByHand) -> Result<Acted> {
         .await?
         .col("one_off")?;
     let changed = row.retry_by_hand(tx, one_off)?;
-    acted(tx, row, changed, "retry", &request.by).await
+    acted(tx, row, changed, Deed::retry, &request.by).await
 }
 
 pub(crate) async fn follow(tx: &mut Tx, request: &(AttemptId, Duration)) -> Result<()> {
@@ -56,18 +56,10 @@ pub(crate) async fn follow(tx: &mut Tx, request: &(AttemptId, Duration)) -> Resu
     Ok(())
 }
 
-async fn acted(tx: &mut Tx, mut row: JobRow, changed: bool, action: &str, by: &str) -> Result<Acted> {
+async fn acted(tx: &mut Tx, mut row: JobRow, changed: bool, deed: fn(&JobRow) -> Deed, by: &str) -> Result<Acted> {
     if changed {
         save::job(tx, &row).await?;
-        sqlx::query("INSERT INTO audit (at, by, action, app, name, job_id) VALUES (?, ?, ?, ?, ?, ?)")
-            .bind(tx.now.as_millis())
-            .bind(by)
-            .bind(action)
-            .bind(row.app.as_str())
-            .bind(row.job.as_str())
-            .bind(&row.id.as_bytes()[..])
-            .execute(&mut tx.conn)
-            .await?;
+        tx.audit(by, &deed(&row)).await?;
         row = find(tx, row.id, "store.act").await?;
     }
     let job = waiting::tell(&mut tx.conn, &tx.shared, row).await?;

@@ -6,7 +6,7 @@ use robata_core::{
     AppName, ErrorKind, JobName, QueueName,
     definition::{App, Catalog, CatalogWrite, JobEntry},
     job::Line,
-    row::number,
+    row::{Deed, number},
     store::Hint,
 };
 use sqlx::SqliteConnection;
@@ -48,6 +48,7 @@ pub(crate) async fn load(conn: &mut SqliteConnection) -> Result<Catalog> {
     let mut apps: BTreeMap<AppName, App> = BTreeMap::new();
     for row in sqlx::query("SELECT * FROM catalog_apps").fetch_all(&mut *conn).await? {
         let app = App {
+            description: row.col("description")?,
             options: row.json("options")?,
             max_running: row
                 .col::<Option<i64>>("max_running")?
@@ -95,7 +96,7 @@ pub(crate) async fn change(tx: &mut Tx, change: &Change) -> Result<Catalog> {
     tx.catalog = Arc::new(catalog.clone());
     for write in &change.writes {
         store(tx, &catalog, write).await?;
-        audit(tx, &change.by, write).await?;
+        tx.audit(&change.by, &Deed::catalog(write)).await?;
         if let CatalogWrite::Job(app, job, ..) = write {
             move_waiting(tx, app, job).await?;
         }
@@ -128,12 +129,13 @@ async fn store(tx: &mut Tx, catalog: &Catalog, write: &CatalogWrite) -> Result<(
                 .bind(serde_json::to_string(settings)?)
         }
         CatalogWrite::App(name, settings) => sqlx::query(
-            "INSERT OR REPLACE INTO catalog_apps (name, options, max_running, retention) VALUES (?, ?, ?, ?)",
+            "INSERT OR REPLACE INTO catalog_apps (name, options, max_running, retention, description) VALUES (?, ?, ?, ?, ?)",
         )
         .bind(name.as_str())
         .bind(serde_json::to_string(&settings.options)?)
         .bind(settings.max_running.map(i64::from))
-        .bind(serde_json::to_string(&settings.retention)?),
+        .bind(serde_json::to_string(&settings.retention)?)
+        .bind(settings.description.as_deref()),
         CatalogWrite::DeleteApp(name) => {
             sqlx::query("DELETE FROM catalog_definitions WHERE app = ?")
                 .bind(name.as_str())
@@ -162,26 +164,6 @@ async fn store(tx: &mut Tx, catalog: &Catalog, write: &CatalogWrite) -> Result<(
         }
     };
     query.execute(&mut tx.conn).await?;
-    Ok(())
-}
-
-async fn audit(tx: &mut Tx, by: &str, write: &CatalogWrite) -> Result<()> {
-    let (action, app, name) = match write {
-        CatalogWrite::Defaults(_) => ("set_defaults", None, None),
-        CatalogWrite::Queue(name, _) => ("set_queue", None, Some(name.as_str())),
-        CatalogWrite::App(app, _) => ("set_app", Some(app.as_str()), None),
-        CatalogWrite::DeleteApp(app) => ("delete_app", Some(app.as_str()), None),
-        CatalogWrite::Job(app, job, ..) => ("set_definition", Some(app.as_str()), Some(job.as_str())),
-        CatalogWrite::DeleteJob(app, job) => ("delete_definition", Some(app.as_str()), Some(job.as_str())),
-    };
-    sqlx::query("INSERT INTO audit (at, by, action, app, name) VALUES (?, ?, ?, ?, ?)")
-        .bind(tx.now.as_millis())
-        .bind(by)
-        .bind(action)
-        .bind(app)
-        .bind(name)
-        .execute(&mut tx.conn)
-        .await?;
     Ok(())
 }
 

@@ -7,6 +7,7 @@ use robata_core::{
     attempt::{HeldAttempt, Knowledge},
     executor::RealmId,
     id::ClaimId,
+    row::Deed,
     store::{Adopt, HeartbeatAnswer, Hint, Register, WorkerExecutor, WorkerRecord, held_hash},
 };
 use serde::{Deserialize, Serialize};
@@ -304,7 +305,7 @@ pub(crate) async fn drain(tx: &mut Tx, (id, by): &(IncarnationId, String)) -> Re
             .bind(&id.as_bytes()[..])
             .execute(&mut tx.conn)
             .await?;
-        tx.audit(by, "drain_worker", &id.to_string()).await?;
+        tx.audit(by, &Deed::drain(*id)).await?;
     }
     tx.after(After::Draining(*id));
     Ok(())

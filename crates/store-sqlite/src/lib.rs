@@ -1,5 +1,6 @@
 #![doc = include_str!("../README.md")]
 
+mod access;
 mod act;
 mod aside;
 mod attempt_row;

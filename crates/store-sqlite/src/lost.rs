@@ -6,7 +6,7 @@ use robata_core::{
     AttemptId, ErrorKind, ExecutorName, IncarnationId,
     executor::RealmId,
     finish::{End, Outcome},
-    row,
+    row::{self, Deed},
     store::Hint,
 };
 
@@ -106,7 +106,9 @@ pub(crate) async fn lose(tx: &mut Tx, (realm, by): &(RealmId, String)) -> Result
         let shared = Arc::clone(&tx.shared);
         lost.extend(shared.readable(row, end_lost(tx, row, words).await)?);
     }
-    tx.audit(by, "lose_realm", &realm.0).await?;
+    if !lost.is_empty() {
+        tx.audit(by, &Deed::lose(realm)).await?;
+    }
     Ok(lost)
 }
 

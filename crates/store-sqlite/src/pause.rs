@@ -2,7 +2,11 @@
 
 use std::{collections::BTreeMap, sync::Arc};
 
-use robata_core::{QueueName, store::Hint, store::Pause};
+use robata_core::{
+    QueueName,
+    row::Deed,
+    store::{Hint, Pause},
+};
 use sqlx::SqliteConnection;
 
 use crate::{
@@ -68,12 +72,12 @@ pub(crate) async fn pause(tx: &mut Tx, request: &Request) -> Result<bool> {
             hint_lines(tx, &request.queue).await?;
         }
     }
-    let action = if request.reason.is_some() {
-        "pause_queue"
+    let deed = if request.reason.is_some() {
+        Deed::pause(&request.queue)
     } else {
-        "resume_queue"
+        Deed::resume(&request.queue)
     };
-    tx.audit(&request.by, action, request.queue.as_str()).await?;
+    tx.audit(&request.by, &deed).await?;
     // The rest of this group claims by it already.
     tx.paused = Arc::new(paused);
     tx.after(After::Paused(Arc::clone(&tx.paused)));

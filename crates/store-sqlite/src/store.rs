@@ -9,21 +9,24 @@ use futures::{
 };
 use robata_core::{
     AppName, AttemptId, Epoch, Error, ErrorKind, ExecutorName, IncarnationId, InstallationId, JobId, QueueName, Result,
+    TokenName,
+    access::{AuditRecord, ListAudit, NewToken, Token, Tokens},
     attempt::{AttemptRecord, AttemptWrite, Claim, Claimed, HeldAttempt, Knowledge, Written},
     definition::{Catalog, CatalogWrite},
     executor::RealmId,
     id::ClaimId,
     job::{Acted, Cancel, Enqueue, Enqueued, JobDetail, JobRecord, Key, Line, Reference, RetryByHand},
     store::{
-        Adopt, AttemptStore, CatalogStore, Due, HeartbeatAnswer, Hint, JobStore, LineRecord, ListJobs, Pause, Pruned,
-        Published, QueueCounts, Register, ScheduleStore, SetAside, SetAsideRecord, Store, Void, Window, WorkerRecord,
+        AccessStore, Adopt, AttemptStore, CatalogStore, Due, HeartbeatAnswer, Hint, JobStore, LineRecord, ListJobs,
+        Pause, Pruned, Published, QueueCounts, Register, ScheduleStore, SetAside, SetAsideRecord, Store, Void, Window,
+        WorkerRecord,
     },
 };
 use sqlx::{Sqlite, pool::PoolConnection};
 use tokio::sync::broadcast::error::RecvError;
 
 use crate::{
-    act, aside, catalog, claim,
+    access, act, aside, catalog, claim,
     config::SqliteConfig,
     detail, due,
     error::Fault,
@@ -378,6 +381,37 @@ impl CatalogStore for SqliteStore {
                 Box::pin(catalog::change(tx, change))
             })
             .await
+    }
+}
+
+#[async_trait]
+impl AccessStore for SqliteStore {
+    async fn tokens(&self) -> Result<Tokens> {
+        let mut reader = self.engine("store.tokens").await?;
+        told("store.tokens", access::tokens(&mut reader, &self.opened.shared).await)
+    }
+
+    async fn create_token(&self, token: NewToken, by: &str) -> Result<Token> {
+        let writer = &self.opened.writer;
+        writer
+            .run("store.create_token", (token, by.to_owned()), |tx, request| {
+                Box::pin(access::create(tx, request))
+            })
+            .await
+    }
+
+    async fn revoke_token(&self, name: &TokenName, by: &str) -> Result<()> {
+        let writer = &self.opened.writer;
+        writer
+            .run("store.revoke_token", (name.clone(), by.to_owned()), |tx, request| {
+                Box::pin(access::revoke(tx, request))
+            })
+            .await
+    }
+
+    async fn audit(&self, request: ListAudit) -> Result<Vec<AuditRecord>> {
+        let mut reader = self.reader("store.audit").await?;
+        told("store.audit", access::audit(&mut reader, &request).await)
     }
 }
 

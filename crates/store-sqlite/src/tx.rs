@@ -5,7 +5,7 @@ use std::{sync::Arc, time::Duration};
 use robata_core::{
     ErrorKind, ExecutorName, IncarnationId, Timestamp,
     definition::Catalog,
-    row::{Tally, Transaction},
+    row::{Deed, Tally, Transaction},
     store::{Hint, Register},
 };
 use sqlx::{Row as _, SqliteConnection};
@@ -151,13 +151,15 @@ impl Tx {
         Ok(())
     }
 
-    /// Notes who did what to what, for operators' acts that are about no job.
-    pub(crate) async fn audit(&mut self, by: &str, action: &str, name: &str) -> Result<()> {
-        sqlx::query("INSERT INTO audit (at, by, action, name) VALUES (?, ?, ?, ?)")
+    /// Notes who did what.
+    pub(crate) async fn audit(&mut self, by: &str, deed: &Deed) -> Result<()> {
+        sqlx::query("INSERT INTO audit (at, by, action, app, name, job_id) VALUES (?, ?, ?, ?, ?, ?)")
             .bind(self.now.as_millis())
             .bind(by)
-            .bind(action)
-            .bind(name)
+            .bind(deed.action)
+            .bind(deed.app.as_ref().map(|app| app.as_str()))
+            .bind(deed.name.as_deref())
+            .bind(deed.job.as_ref().map(|job| &job.as_bytes()[..]))
             .execute(&mut self.conn)
             .await?;
         Ok(())

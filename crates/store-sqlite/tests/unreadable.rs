@@ -4,14 +4,15 @@ use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use anyhow::{Context as _, Result, ensure};
 use robata_core::{
-    ClaimId, ErrorKind, IncarnationId, JobId, Payload,
+    ClaimId, ErrorKind, IncarnationId, JobId, Payload, Role,
+    access::{NewToken, TokenHash},
     attempt::{AttemptChange, AttemptWrite, Claim, Claimed},
     executor::RealmId,
     finish::{End, Outcome},
     job::{Enqueue, JobRecord, Line, NewJob, Reference, When},
     store::{
-        Adopt, AttemptStore as _, JobStore as _, LEASE, ListJobs, MARK, Register, ScheduleStore as _, Window,
-        WorkerExecutor,
+        AccessStore as _, Adopt, AttemptStore as _, JobStore as _, LEASE, ListJobs, MARK, Register, ScheduleStore as _,
+        Window, WorkerExecutor,
     },
 };
 use robata_store_sqlite::{
@@ -220,5 +221,36 @@ async fn an_attempt_that_cannot_be_read_keeps_no_other_from_its_way() -> Result<
     let left = bed.store.workers().await.context("workers")?.len();
     ensure!(left + 1 == workers, "{left} of {workers}");
     bed.store.close().await;
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_token_whose_role_is_of_a_later_release_is_left_out_alone() -> Result<()> {
+    let bed = Bed::new().await?;
+    let token = |name: &str| {
+        Ok::<_, anyhow::Error>(NewToken {
+            name: name.parse()?,
+            role: Role::Admin,
+            app: None,
+            hash: TokenHash::of(name),
+            lasts: None,
+        })
+    };
+    let stays = bed.store.create_token(token("a")?, "ann").await?;
+    bed.store.create_token(token("b")?, "ann").await?;
+    ensure!(
+        bed.by_hand("UPDATE tokens SET role = 'auditor' WHERE name = 'b'")
+            .await?
+            == 1
+    );
+    let told = bed.store.tokens().await?;
+    ensure!(told.tokens == [stays] && told.ever, "{told:?}");
+    // It is there all the same.
+    let again = bed.store.create_token(token("b")?, "ann").await;
+    ensure!(
+        again.as_ref().is_err_and(|error| error.kind() == ErrorKind::Conflict),
+        "{again:?}"
+    );
+    bed.store.revoke_token(&"b".parse()?, "ann").await?;
     Ok(())
 }

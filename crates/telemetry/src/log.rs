@@ -1,6 +1,14 @@
 //! The log: lines on standard error.
 
-use tracing_subscriber::EnvFilter;
+use tracing::{Level, Metadata};
+use tracing_subscriber::{
+    EnvFilter, Layer,
+    filter::{FilterExt, filter_fn},
+    fmt,
+    layer::SubscriberExt,
+    registry,
+    util::SubscriberInitExt,
+};
 
 /// The form of the log.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -24,15 +32,23 @@ pub fn log(form: LogForm, filter: &str) {
             Err(error) => (EnvFilter::new("info"), Some(error)),
         },
     };
-    let lines = tracing_subscriber::fmt()
-        .with_env_filter(chosen)
-        .with_writer(std::io::stderr)
-        .with_ansi(false);
+    let chosen = chosen.and(filter_fn(may_be_told));
+    let lines = fmt::layer().with_writer(std::io::stderr).with_ansi(false);
     let _already = match form {
-        LogForm::Text => lines.try_init(),
-        LogForm::Json => lines.json().flatten_event(true).with_current_span(false).try_init(),
+        LogForm::Text => registry().with(lines.with_filter(chosen)).try_init(),
+        LogForm::Json => {
+            let lines = lines.json().flatten_event(true).with_current_span(false);
+            registry().with(lines.with_filter(chosen)).try_init()
+        }
     };
     if let Some(error) = wrong {
         tracing::warn!(%error, "the log's filter cannot be read; it is info");
     }
+}
+
+/// Below `info` the client of Docker's API prints requests and answers whole, and with them what is never logged: payloads,
+/// environments, secrets, output. No filter brings that out.
+fn may_be_told(line: &Metadata<'_>) -> bool {
+    let of_bollard = line.target().split("::").next() == Some("bollard");
+    !of_bollard || *line.level() <= Level::INFO
 }

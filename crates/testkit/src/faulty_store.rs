@@ -7,13 +7,16 @@ use async_trait::async_trait;
 use futures::stream::BoxStream;
 use robata_core::{
     AppName, AttemptId, ClaimId, Epoch, ExecutorName, IncarnationId, InstallationId, JobId, QueueName, Result,
+    TokenName,
+    access::{AuditRecord, ListAudit, NewToken, Token, Tokens},
     attempt::{AttemptChange, AttemptRecord, AttemptWrite, Claim, Claimed, HeldAttempt, Knowledge, Written},
     definition::{Catalog, CatalogWrite},
     executor::RealmId,
     job::{Acted, Cancel, Enqueue, Enqueued, JobDetail, JobRecord, Key, Line, Reference, RetryByHand},
     store::{
-        Adopt, AttemptStore, CatalogStore, Due, HeartbeatAnswer, Hint, JobStore, LineRecord, ListJobs, Pause, Pruned,
-        Published, QueueCounts, Register, ScheduleStore, SetAside, SetAsideRecord, Store, Void, Window, WorkerRecord,
+        AccessStore, Adopt, AttemptStore, CatalogStore, Due, HeartbeatAnswer, Hint, JobStore, LineRecord, ListJobs,
+        Pause, Pruned, Published, QueueCounts, Register, ScheduleStore, SetAside, SetAsideRecord, Store, Void, Window,
+        WorkerRecord,
     },
 };
 
@@ -192,6 +195,26 @@ impl CatalogStore for FaultyStore {
         self.faults
             .around("store.change_catalog", self.store.change_catalog(revision, writes, by))
             .await
+    }
+}
+
+#[async_trait]
+impl AccessStore for FaultyStore {
+    async fn tokens(&self) -> Result<Tokens> {
+        self.faults.around("store.tokens", self.store.tokens()).await
+    }
+    async fn create_token(&self, token: NewToken, by: &str) -> Result<Token> {
+        self.faults
+            .around("store.create_token", self.store.create_token(token, by))
+            .await
+    }
+    async fn revoke_token(&self, name: &TokenName, by: &str) -> Result<()> {
+        self.faults
+            .around("store.revoke_token", self.store.revoke_token(name, by))
+            .await
+    }
+    async fn audit(&self, request: ListAudit) -> Result<Vec<AuditRecord>> {
+        self.faults.around("store.audit", self.store.audit(request)).await
     }
 }
 

@@ -6,7 +6,10 @@ pub mod engine;
 pub mod executor;
 pub mod faulty_store;
 pub mod gate;
+mod http;
 pub mod log_store;
 pub mod program;
 pub mod queue;
 pub mod store;
+
+pub use http::http;

@@ -14,6 +14,8 @@ use crate::{
     finalise, follow,
     held::Holding,
     metrics::METRICS,
+    policy,
+    secrets::AttemptSecrets,
     shared::Shared,
     slots::Slot,
     start::{self, Started},
@@ -36,6 +38,7 @@ pub(crate) struct Attempt {
     pub(crate) held: HeldAttempt,
     pub(crate) holding: Holding,
     pub(crate) name: String,
+    pub(crate) secrets: Arc<AttemptSecrets>,
 }
 
 /// Why a task ends before its attempt is finalised: it is somebody else's now. The store or the next holder does the rest.
@@ -49,22 +52,26 @@ pub(crate) fn spawn(
     shared: &Arc<Shared>,
     engine: &Arc<Engine>,
     incarnation: IncarnationId,
-    held: HeldAttempt,
+    mut held: HeldAttempt,
     slot: Slot,
     origin: Origin,
 ) {
+    policy::bound(&shared.config, &engine.name, &mut held);
     let (id, epoch) = (held.id, held.epoch);
     let Some(holding) = shared.held.insert(id, epoch, incarnation, held.cancel_requested) else {
         return;
     };
     let let_go = holding.let_go.clone();
     let name = thing_name(shared.store.installation(), id);
+    let source = shared.config.secrets.get(&engine.name).cloned();
+    let secrets = Arc::new(AttemptSecrets::of(&held, source, &shared.masks));
     let attempt = Attempt {
         shared: Arc::clone(shared),
         engine: Arc::clone(engine),
         held,
         holding,
         name,
+        secrets,
     };
     let forget = Forget {
         shared: Arc::clone(shared),
@@ -124,7 +131,7 @@ impl Attempt {
             Started::Runs(handle, slot) => {
                 let pump = crate::pump::spawn(&self, &handle);
                 let outcome = follow::follow(&self, &handle).await?;
-                self.end(outcome).await?;
+                self.end(self.secrets.outcome(outcome).await).await?;
                 drop(slot);
                 finalise::finalise(&self, Some(&handle), Some(pump)).await
             }

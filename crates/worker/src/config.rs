@@ -1,8 +1,8 @@
 //! What a worker can be told.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
-use robata_core::ExecutorName;
+use robata_core::{ExecutorName, Policy, secret::Secrets};
 
 use crate::queues::Queues;
 
@@ -33,6 +33,10 @@ pub struct WorkerConfig {
     /// The fence of executors that have one (PROTOCOL H6): so long after its lease's end, where it could not be renewed, the
     /// worker stops what runs there. One minute less than the executor's `lost_after`.
     pub fence: BTreeMap<ExecutorName, Duration>,
+    /// The operator's policies, checked at every start; an executor that does not stand here has the default one.
+    pub policies: BTreeMap<ExecutorName, Policy>,
+    /// Where each executor's secrets live. What asks for secrets on an executor without such a place never starts.
+    pub secrets: BTreeMap<ExecutorName, Arc<dyn Secrets>>,
     /// How long stopping may take to bring what is half done to a known state.
     pub stop_within: Duration,
 }
@@ -52,6 +56,8 @@ impl Default for WorkerConfig {
             lost_start_patience: Duration::from_secs(60),
             logs_patience: Duration::from_secs(3600),
             fence: BTreeMap::new(),
+            policies: BTreeMap::new(),
+            secrets: BTreeMap::new(),
             stop_within: Duration::from_secs(5),
         }
     }

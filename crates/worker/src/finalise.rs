@@ -16,6 +16,9 @@ use crate::{
     pump::{self, LOG_LIMIT, Pump, Read},
 };
 
+/// Why a log is incomplete of which nothing more could be masked, and so nothing more was kept.
+const SECRETS_UNKNOWN: &str = "its secrets could not be had again in time, to be masked in it";
+
 /// Finalises an attempt that has ended.
 pub(crate) async fn finalise(attempt: &Attempt, handle: Option<&Handle>, pump: Option<Pump>) -> Result<(), LetGo> {
     let summary = match (handle, pump) {
@@ -91,6 +94,7 @@ async fn read_and_seal(attempt: &Attempt, pump: &mut Pump) -> LogSummary {
     let patience = attempt.shared.config.logs_patience;
     let read = match tokio::time::timeout(patience, pump.finish()).await {
         Ok(read) => read,
+        Err(_) if !attempt.secrets.are_known() => Read::Incomplete(SECRETS_UNKNOWN.to_owned()),
         Err(_) => Read::Incomplete("the output could not be read and kept in time".to_owned()),
     };
     seal(attempt, read).await

@@ -1,19 +1,32 @@
 //! From an engine's output to the log store, in chunks, with bounded memory (PROTOCOL X7).
 //!
-//! What was not kept yet is read again from the engine: the engine is the spool, and nothing is held beside one chunk.
+//! What was not kept yet is read again from the engine: the engine is the spool, and nothing is held beside one chunk and what
+//! may be the beginning of a secret.
 
 use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
-use futures::{StreamExt, stream::BoxStream};
+use futures::{
+    StreamExt,
+    stream::{BoxStream, Fuse},
+};
 use robata_core::{
-    AttemptId, Epoch, Error, ErrorKind,
-    executor::{Handle, Output, Position, ReadOutput, Stream},
+    AttemptId, Epoch, Error, ErrorKind, Timestamp,
+    executor::{Handle, Output, ReadOutput, Stream},
     log_store::{Chunk, Piece},
 };
 use tokio::{sync::watch, time::Instant};
 
-use crate::{attempt::Attempt, backoff::Backoff, engine::Engine, held::Wishes, shared::Shared};
+use crate::{
+    attempt::Attempt,
+    backoff::Backoff,
+    engine::Engine,
+    held::Wishes,
+    mask::Mask,
+    secrets::AttemptSecrets,
+    shared::Shared,
+    tape::{Mark, Tape, index},
+};
 
 /// A chunk is written at this size.
 const CHUNK_BYTES: usize = 256 << 10;
@@ -65,6 +78,7 @@ pub(crate) fn spawn(attempt: &Attempt, handle: &Handle) -> Pump {
         attempt: attempt.held.id,
         epoch: attempt.holding.epoch,
         handle: handle.clone(),
+        secrets: Arc::clone(&attempt.secrets),
         wishes: attempt.holding.wishes.clone(),
         limit: attempt
             .held
@@ -82,34 +96,10 @@ struct Reader {
     attempt: AttemptId,
     epoch: Epoch,
     handle: Handle,
+    secrets: Arc<AttemptSecrets>,
     wishes: watch::Receiver<Wishes>,
     /// Bytes to keep of both streams.
     limit: u64,
-}
-
-/// A place from which all that comes after is still to be kept: the engine's position, and each stream's offset there.
-///
-/// The offsets stand in the log store's position, so that bytes read twice get the same place twice.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-struct Mark {
-    offsets: [u64; 2],
-    engine: Position,
-}
-
-impl Mark {
-    fn encode(&self) -> Position {
-        Position(format!("{}:{}:{}", self.offsets[0], self.offsets[1], self.engine.0))
-    }
-
-    fn decode(position: &Position) -> Option<Self> {
-        let mut parts = position.0.splitn(3, ':');
-        let mut offset = || parts.next()?.parse().ok();
-        let offsets = [offset()?, offset()?];
-        Some(Self {
-            offsets,
-            engine: Position(parts.next()?.to_owned()),
-        })
-    }
 }
 
 /// What was read and is not kept yet.
@@ -128,8 +118,10 @@ impl Reader {
         }
         let mut backoff = Backoff::new(Duration::from_millis(200), Duration::from_secs(10));
         loop {
-            match self.read(&mut mark).await {
-                Ok(None) => return Read::Whole(mark.offsets[0] + mark.offsets[1]),
+            // Asked each time: a prepare tried again may have brought another value.
+            let mask = self.secrets.mask().await;
+            match self.read(&mut mark, mask).await {
+                Ok(None) => return Read::Whole(mark.kept()),
                 Ok(Some(reach)) => return Read::Limited(reach),
                 Err(error) if error.kind() == ErrorKind::Unavailable => {
                     tracing::warn!(attempt = %self.attempt, error = %error.full(), "the output cannot be read or kept now");
@@ -155,42 +147,60 @@ impl Reader {
 
     /// Reads from `mark` to the end; `mark` moves with what is kept. Answers where both streams ended if that is beyond the
     /// limit.
-    async fn read(&self, mark: &mut Mark) -> Result<Option<[u64; 2]>, Error> {
+    async fn read(&self, mark: &mut Mark, mask: Option<Arc<Mask>>) -> Result<Option<[u64; 2]>, Error> {
         let request = ReadOutput {
             handle: self.handle.clone(),
             from: mark.engine.clone(),
             follow: true,
         };
-        let mut output = self.engine.executor.output(request).await?;
+        let output = self.engine.executor.output(request).await;
+        let mut output = output.map_err(|error| self.secrets.error(error))?.fuse();
+        let mut tape = Tape::new(mark, mask);
         let mut wishes = self.wishes.clone();
         let mut buffer = Buffer::default();
         let mut next = mark.clone();
         let mut flush_after = FIRST_FLUSH;
         let mut first_at: Option<Instant> = None;
+        let mut last_at = None;
         loop {
             let patience = if followed(&wishes) { FOLLOWED_FLUSH } else { flush_after };
             tokio::select! {
-                piece = output.next() => match piece {
-                    Some(Ok(piece)) => {
-                        let room = self.limit.saturating_sub(next.offsets[0] + next.offsets[1]);
-                        if piece.data.len() as u64 > room {
-                            self.flush(&mut buffer, mark, &next).await?;
-                            return self.beyond(mark, piece, room, &mut output).await.map(Some);
+                piece = output.next() => {
+                    let (decided, ended) = match piece {
+                        Some(Ok(piece)) => {
+                            last_at = Some(piece.at);
+                            let (at, stream) = (piece.at, piece.stream);
+                            (vec![(at, stream, tape.push(piece))], false)
                         }
-                        first_at.get_or_insert_with(Instant::now);
-                        buffer.take(&mut next, piece);
-                        if buffer.bytes >= CHUNK_BYTES {
+                        Some(Err(error)) => {
                             self.flush(&mut buffer, mark, &next).await?;
-                            first_at = None;
-                            flush_after = FIRST_FLUSH;
+                            return Err(self.secrets.error(error));
                         }
-                    }
-                    Some(Err(error)) => {
+                        // What was held back was printed with the last of what was read.
+                        None => {
+                            let rests = last_at.into_iter().flat_map(|at| Stream::ALL.map(|stream| (at, stream)));
+                            (rests.map(|(at, stream)| (at, stream, tape.end(stream))).collect(), true)
+                        }
+                    };
+                    let bytes: u64 = decided.iter().map(|(_, _, data)| data.len() as u64).sum();
+                    if bytes > self.limit.saturating_sub(next.kept()) {
                         self.flush(&mut buffer, mark, &next).await?;
-                        return Err(error);
+                        return self.beyond(mark, decided, &mut tape, output).await.map(Some);
                     }
-                    None => return self.flush(&mut buffer, mark, &next).await.map(|()| None),
-                },
+                    for (at, stream, data) in decided {
+                        buffer.take(&mut next.offsets, at, stream, data);
+                    }
+                    next = tape.mark(next.offsets);
+                    if ended {
+                        return self.flush(&mut buffer, mark, &next).await.map(|()| None);
+                    }
+                    first_at.get_or_insert_with(Instant::now);
+                    if buffer.bytes >= CHUNK_BYTES {
+                        self.flush(&mut buffer, mark, &next).await?;
+                        first_at = None;
+                        flush_after = FIRST_FLUSH;
+                    }
+                }
                 () = sleep_until(first_at.map(|at| at + patience)) => {
                     self.flush(&mut buffer, mark, &next).await?;
                     first_at = None;
@@ -205,27 +215,30 @@ impl Reader {
     async fn beyond(
         &self,
         mark: &Mark,
-        piece: Output,
-        room: u64,
-        output: &mut BoxStream<'static, Result<Output, Error>>,
+        decided: Vec<(Timestamp, Stream, Bytes)>,
+        tape: &mut Tape,
+        mut output: Fuse<BoxStream<'static, Result<Output, Error>>>,
     ) -> Result<[u64; 2], Error> {
         tracing::info!(attempt = %self.attempt, limit = self.limit, "it has printed more than is kept");
         let mut reach = mark.offsets;
-        reach[index(piece.stream)] += piece.data.len() as u64;
-        let kept = usize::try_from(room).unwrap_or(usize::MAX).min(piece.data.len());
+        let mut offsets = mark.offsets;
         let mut buffer = Buffer::default();
-        buffer.take(
-            &mut mark.clone(),
-            Output {
-                data: piece.data.slice(..kept),
-                ..piece
-            },
-        );
+        let mut room = self.limit.saturating_sub(mark.kept());
+        for (at, stream, data) in decided {
+            reach[index(stream)] += data.len() as u64;
+            let kept = data.len().min(usize::try_from(room).unwrap_or(usize::MAX));
+            room -= kept as u64;
+            buffer.take(&mut offsets, at, stream, data.slice(..kept));
+        }
         // The mark stays before this piece: whoever goes on from here reads it, and what follows, again.
         self.flush(&mut buffer, &mut mark.clone(), mark).await?;
         while let Some(piece) = output.next().await {
-            let piece = piece?;
-            reach[index(piece.stream)] += piece.data.len() as u64;
+            let piece = piece.map_err(|error| self.secrets.error(error))?;
+            let at = index(piece.stream);
+            reach[at] += tape.push(piece).len() as u64;
+        }
+        for stream in Stream::ALL {
+            reach[index(stream)] += tape.end(stream).len() as u64;
         }
         Ok(reach)
     }
@@ -267,28 +280,22 @@ fn unavailable(error: Error) -> Error {
 }
 
 impl Buffer {
-    fn take(&mut self, next: &mut Mark, output: Output) {
-        let at = index(output.stream);
-        let mut data: Bytes = output.data;
+    fn take(&mut self, offsets: &mut [u64; 2], printed_at: Timestamp, stream: Stream, mut data: Bytes) {
+        let at = index(stream);
         self.bytes += data.len();
         // One piece is at most one chunk.
         while !data.is_empty() {
             let part = data.split_to(data.len().min(CHUNK_BYTES));
             let length = part.len() as u64;
             self.pieces[at].push(Piece {
-                at: output.at,
-                stream: output.stream,
-                offset: next.offsets[at],
+                at: printed_at,
+                stream,
+                offset: offsets[at],
                 data: part,
             });
-            next.offsets[at] += length;
+            offsets[at] += length;
         }
-        next.engine = output.position;
     }
-}
-
-fn index(stream: Stream) -> usize {
-    usize::from(stream == Stream::Stderr)
 }
 
 fn followed(wishes: &watch::Receiver<Wishes>) -> bool {
@@ -302,20 +309,5 @@ async fn sleep_until(at: Option<Instant>) {
     match at {
         Some(at) => tokio::time::sleep_until(at).await,
         None => std::future::pending().await,
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_mark_survives_the_log_store() {
-        let mark = Mark {
-            offsets: [7, 9],
-            engine: Position("a:b".into()),
-        };
-        assert_eq!(Mark::decode(&mark.encode()), Some(mark));
-        assert_eq!(Mark::decode(&Position::default()), None);
     }
 }

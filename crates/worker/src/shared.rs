@@ -22,6 +22,7 @@ use crate::{
     engine::Engine,
     held::{HeldMap, Holding},
     lease::LeaseKeeper,
+    mask::Masks,
     net::InFlight,
     recorder::Recorder,
     unreadable::RESTING,
@@ -56,6 +57,8 @@ pub(crate) struct Shared {
     pub(crate) resting: Arc<Semaphore>,
     /// Stopping has taken long enough: attempts' tasks are dropped where they stand.
     pub(crate) leave: CancellationToken,
+    /// What finds the secrets of the attempts followed.
+    pub(crate) masks: Arc<Masks>,
     realms: watch::Sender<()>,
 }
 
@@ -87,6 +90,7 @@ impl Shared {
             fenced: Mutex::default(),
             resting: Arc::new(Semaphore::new(RESTING)),
             leave: CancellationToken::new(),
+            masks: Arc::default(),
             realms: watch::Sender::new(()),
         }
     }

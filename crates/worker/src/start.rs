@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, time::Duration};
 
 use robata_core::{
-    Error, ErrorKind, Payload, WaitingReason,
+    Error, ErrorKind, Payload, Secret, WaitingReason,
     attempt::AttemptChange,
     definition::document::check_env_name,
     executor::{Handle, Prepare, Prepared, Progress, Spec, Target, ThingState, label},
@@ -17,6 +17,7 @@ use crate::{
     backoff::Backoff,
     clock::ahead,
     metrics::METRICS,
+    policy,
     slots::Slot,
 };
 
@@ -84,7 +85,7 @@ pub(crate) async fn start(attempt: &mut Attempt, slot: Slot) -> Result<Started, 
     let claimed = Instant::now();
     let deadlines = Deadlines::of(attempt);
     let mut place = Place::Slot(slot);
-    if let Some(outcome) = unsupported(attempt) {
+    if let Some(outcome) = policy::refused(&attempt.shared.config, &attempt.engine.name, &attempt.held) {
         return Ok(Started::Never(None, outcome));
     }
     let prepared = match prepare(attempt, &deadlines, &mut place).await? {
@@ -131,25 +132,8 @@ pub(crate) async fn start(attempt: &mut Attempt, slot: Slot) -> Result<Started, 
             METRICS.started(&attempt.engine.name, claimed.elapsed());
             Ok(Started::Runs(handle, slot))
         }
-        Err(error) => after_failed_start(attempt, handle, slot, error).await,
+        Err(error) => after_failed_start(attempt, handle, slot, attempt.secrets.error(error)).await,
     }
-}
-
-/// What its definition asks for and this release does not do: refused, never left out in silence.
-fn unsupported(attempt: &Attempt) -> Option<Outcome> {
-    let names: Vec<_> = attempt
-        .held
-        .request
-        .definition
-        .secrets
-        .keys()
-        .map(String::as_str)
-        .collect();
-    if names.is_empty() {
-        return None;
-    }
-    let words = format!("secrets are not supported yet: {}", names.join(", "));
-    Some(Outcome::new(End::NeverRan(NeverRan::StartRefused)).with_message(words))
 }
 
 /// Removes what was prepared and is not to be started any more.
@@ -215,11 +199,10 @@ async fn prepare(
     let began = Instant::now();
     loop {
         let (progress, mut pulling) = mpsc::unbounded_channel();
-        let request = request(attempt, progress);
         let cancel = attempt.holding.cancel_wished();
         tokio::pin!(cancel);
         let result = {
-            let making = attempt.engine.executor.prepare(request);
+            let making = make(attempt, progress);
             tokio::pin!(making);
             let mut words: Option<String> = None;
             loop {
@@ -341,6 +324,7 @@ async fn tell(
 ) -> Result<(), LetGo> {
     if *told != Some(reason) {
         *told = Some(reason);
+        let words = attempt.secrets.masked(words);
         write(attempt, AttemptChange::Waiting(Some((reason, words)))).await?;
     }
     Ok(())
@@ -384,8 +368,23 @@ pub(crate) async fn record_prepared(
     answer
 }
 
+/// One try: the secrets as they are now, and the prepare. What engines echo of them is masked in the error.
+async fn make(attempt: &Attempt, progress: mpsc::UnboundedSender<String>) -> robata_core::Result<Prepared> {
+    let secret_env = attempt.secrets.for_start().await?;
+    let prepared = attempt
+        .engine
+        .executor
+        .prepare(request(attempt, secret_env, progress))
+        .await;
+    prepared.map_err(|error| attempt.secrets.error(error))
+}
+
 /// What the executor is asked to make.
-fn request(attempt: &Attempt, progress: mpsc::UnboundedSender<String>) -> Prepare {
+fn request(
+    attempt: &Attempt,
+    secret_env: BTreeMap<String, Secret>,
+    progress: mpsc::UnboundedSender<String>,
+) -> Prepare {
     let request = &attempt.held.request;
     let definition = &request.definition;
     let payload = attempt.held.payload.bytes().clone();
@@ -424,6 +423,7 @@ fn request(attempt: &Attempt, progress: mpsc::UnboundedSender<String>) -> Prepar
             working_dir: definition.working_dir.clone(),
             user: definition.user.clone(),
             env,
+            secret_env,
             payload,
             payload_file_env: Some("ROBATA_PAYLOAD_FILE".to_owned()),
             resources: definition.resources.clone(),

@@ -407,24 +407,6 @@ async fn a_payload_is_not_kept_in_memory_while_its_attempt_runs() -> Result<()> 
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_asks_for_secrets_is_refused_and_never_runs_without_them() -> Result<()> {
-    let mut definition = runs(&["exit:0"]);
-    definition.secrets = [("DATABASE_URL".to_owned(), "database-url".to_owned())].into();
-    let rig = Rig::new(&[("secret", definition)]).await?;
-    let _worker = rig.worker("a")?;
-    let job = rig.enqueue("secret").await?;
-    let detail = rig.finalised(job).await?;
-    ensure_ended(&detail, JobState::Failed, Some(Reason::StartError))?;
-    let last = only(&detail)?;
-    ensure!(
-        last.message.as_deref().unwrap_or_default().contains("DATABASE_URL"),
-        "{last:#?}"
-    );
-    ensure!(rig.engine.starts(last.id) == 0);
-    rig.nothing_was_started_twice_or_left().await
-}
-
-#[tokio::test(flavor = "multi_thread")]
 async fn no_name_for_the_payload_overrides_the_fencing_token() -> Result<()> {
     let mut definition = runs(&[]);
     let names = ["FINE", "ROBATA_ATTEMPT", "ROBATA_JOB_ID", "TRACEPARENT"];

@@ -49,6 +49,11 @@ impl Site {
         site
     }
 
+    /// Over what is reached by these addresses, the database's without its name; nobody need answer there yet.
+    pub(crate) async fn behind(redis: &str, postgres: &str) -> Self {
+        Self::with(redis, Some(postgres)).await
+    }
+
     async fn with(redis: &str, through: Option<&str>) -> Self {
         let server = service("ROBATA_TEST_POSTGRES_URL");
         let database = format!("daemons_{}", uuid::Uuid::now_v7().simple());
@@ -60,7 +65,7 @@ impl Site {
         let site = Self {
             folder: tempfile::tempdir().unwrap(),
             database: Some(database.clone()),
-            http: reqwest::Client::new(),
+            http: robata_testkit::http().build().unwrap(),
         };
         let server = through.unwrap_or(server);
         site.configure(&format!(
@@ -74,7 +79,7 @@ impl Site {
         let site = Self {
             folder: tempfile::tempdir().unwrap(),
             database: None,
-            http: reqwest::Client::new(),
+            http: robata_testkit::http().build().unwrap(),
         };
         site.configure("");
         site
@@ -131,11 +136,16 @@ impl Site {
 
     /// The same with further settings.
     pub(crate) async fn master_with(&self, settings: &[(&str, &str)]) -> (Daemon, String) {
-        let mut command = self.command("robata-master", &["--listen", "127.0.0.1:0"]);
-        command.envs(settings.iter().copied());
-        let master = Daemon::start("robata-master", command);
+        let master = self.begun("robata-master", settings);
         let url = master.url().await;
         (master, url)
+    }
+
+    /// A master or a worker that need not get as far as to serve.
+    pub(crate) fn begun(&self, name: &'static str, settings: &[(&str, &str)]) -> Daemon {
+        let mut command = self.command(name, &["--listen", "127.0.0.1:0"]);
+        command.envs(settings.iter().copied());
+        Daemon::start(name, command)
     }
 
     /// A worker that takes jobs.

@@ -122,6 +122,11 @@ impl Executor for Functions {
             let message = format!("{command:?} is none of this program's functions, which are {names:?}");
             refused(ErrorKind::StartRefused, "functions.prepare", message)
         })?;
+        // What cannot be given is refused, never left out in silence.
+        if !request.spec.secret_env.is_empty() {
+            let message = "a function of this program has no environment, and so no secrets";
+            return Err(refused(ErrorKind::Unsupported, "functions.prepare", message));
+        }
         let handle = Handle(request.name);
         let mut things = self.things();
         if let Some(there) = things.get(&handle) {

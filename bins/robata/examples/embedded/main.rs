@@ -16,7 +16,7 @@ use bytes::Bytes;
 use functions::{Function, Functions};
 use futures::{FutureExt, TryStreamExt};
 use robata_api::{Api, ApiConfig, router};
-use robata_client::{ApplyRequest, Client, EnqueueRequest, LogsRequest};
+use robata_client::{ApplyOptions, ApplyRequest, Client, EnqueueRequest, LogsRequest};
 use robata_core::{JobState, executor::Executor, log_store::LogStore, queue::Queue, store::Store};
 use robata_logs::{Logs, LogsConfig};
 use robata_queue_memory::{MemoryConfig, MemoryQueue};
@@ -74,7 +74,7 @@ async fn main() -> anyhow::Result<()> {
         document: json!({"apps": {"shop": {"jobs": {"nap": {"command": ["nap"]}}}}}),
         images: BTreeMap::new(),
     };
-    client.apply(&definitions, false).await?;
+    client.apply(&definitions, ApplyOptions::default()).await?;
     let mut request = EnqueueRequest::new("shop", "nap")?;
     request.payload = Some(to_raw_value(&json!({"hours": 8}))?);
     let enqueued = client.enqueue(&request).await?;

@@ -1,12 +1,13 @@
 //! `robata apply`: a file of definitions; every mistake with its line.
 
-use std::{io::Read, path::Path, process::ExitCode};
+use std::{collections::BTreeMap, io::Read, path::Path, process::ExitCode};
 
 use anyhow::{Context, anyhow};
 use robata_client::{
-    ApplyAnswer, ApplyRequest, ClientError,
+    ApplyAnswer, ApplyOptions, ApplyRequest, ClientError, Place,
     definitions::{self, Format, Source},
 };
+use robata_core::AppName;
 
 use crate::{
     args::{ApplyArgs, Connection},
@@ -17,7 +18,20 @@ use crate::{
 
 pub(crate) async fn apply(server: &Connection, args: &ApplyArgs, out: &Output) -> anyhow::Result<ExitCode> {
     let client = server.client()?;
-    let apply = async |request: ApplyRequest| client.apply(&request, args.dry_run).await;
+    let mut images: BTreeMap<AppName, String> = BTreeMap::new();
+    for (app, image) in &args.images {
+        if let Some(first) = images.insert(app.clone(), image.clone()) {
+            return Err(Usage(format!("--image {app} is given twice: {first} and {image}")).into());
+        }
+    }
+    let how = ApplyOptions {
+        dry_run: args.dry_run,
+        prune: args.prune,
+    };
+    let apply = async |mut request: ApplyRequest| {
+        request.images = images;
+        client.apply(&request, how).await
+    };
     let answer = apply_file(&args.file, apply).await?;
     out.print(&answer, || plan(&answer, args.dry_run, out))?;
     Ok(ExitCode::SUCCESS)
@@ -50,6 +64,14 @@ pub(crate) async fn apply_file(
     apply_source(&shown, &source, apply).await
 }
 
+/// The app whose `--image` a mistake is in.
+fn of_image(place: &Place) -> Option<&str> {
+    match &place.path[..] {
+        [first, app, ..] if first == "images" => Some(app),
+        _ => None,
+    }
+}
+
 fn read(file: &Path) -> std::io::Result<String> {
     if file != Path::new("-") {
         return std::fs::read_to_string(file);
@@ -72,7 +94,14 @@ pub(crate) async fn apply_source(
     match apply(request).await {
         Ok(answer) => Ok(answer),
         Err(ClientError::Problem(problem)) if !problem.problems.is_empty() => {
-            let lines = definitions::locate(name, &problem.problems, &source.places);
+            let (flags, parts): (Vec<_>, Vec<_>) = problem
+                .problems
+                .iter()
+                .cloned()
+                .partition(|place| of_image(place).is_some());
+            let mut lines = definitions::locate(name, &parts, &source.places);
+            let flag = |place: &Place| Some(format!("--image {}: {}", of_image(place)?, place.message));
+            lines.extend(flags.iter().filter_map(flag));
             Err(anyhow!(Coded {
                 code: "invalid_definitions",
                 message: format!(

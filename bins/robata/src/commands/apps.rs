@@ -2,10 +2,8 @@
 
 use std::process::ExitCode;
 
-use robata_client::{
-    Definition,
-    types::{AppList, DefinitionList},
-};
+use robata_client::{App, Definition, types::AppList};
+use serde::Serialize;
 
 use crate::{
     args::{AppsArgs, AppsCommand, Connection},
@@ -13,6 +11,13 @@ use crate::{
     output::Output,
     table::{Table, cell},
 };
+
+/// An app with its job definitions.
+#[derive(Serialize)]
+struct Whole {
+    app: App,
+    definitions: Vec<Definition>,
+}
 
 pub(crate) async fn apps(server: &Connection, args: AppsArgs, out: &Output) -> anyhow::Result<ExitCode> {
     let client = server.client()?;
@@ -35,12 +40,15 @@ pub(crate) async fn apps(server: &Connection, args: AppsArgs, out: &Output) -> a
             })?;
         }
         AppsCommand::Show { target: (app, None) } => {
-            let list = DefinitionList {
+            let whole = Whole {
+                app: client.app(&app).await?,
                 definitions: client.definitions(&app).await?,
             };
-            out.print(&list, || {
+            out.print(&whole, || {
+                let description = whole.app.settings.get("description").and_then(|text| text.as_str());
+                let description = description.map_or_else(String::new, |text| format!("{}\n\n", text.trim_end()));
                 let mut table = Table::new(&["JOB", "VERSION", "EXECUTOR", "RUNS", "TIMEOUT", "ATTEMPTS", "CHANGED"]);
-                for definition in &list.definitions {
+                for definition in &whole.definitions {
                     let of = |key: &str| definition.definition.get(key);
                     table.row(vec![
                         cell(definition.job.as_str()),
@@ -52,7 +60,7 @@ pub(crate) async fn apps(server: &Connection, args: AppsArgs, out: &Output) -> a
                         cell(clock::ago(definition.updated_at, clock::now())),
                     ]);
                 }
-                table.text(out, "this app has no job definitions")
+                format!("{description}{}", table.text(out, "this app has no job definitions"))
             })?;
         }
         AppsCommand::Show {

@@ -3,26 +3,23 @@
 use std::{process::ExitCode, time::Duration};
 
 use futures::{StreamExt, pin_mut};
-use robata_client::{Client, Job, JobFilter, JobList, LogsRequest};
+use robata_client::{Client, Job, LogsRequest};
 use robata_core::JobId;
 use serde_json::json;
 
 use crate::{
-    args::{Connection, JobsArgs, JobsCommand, ListArgs, LogsArgs, StreamName},
-    commands::{enqueue, show},
+    args::{Connection, JobsArgs, JobsCommand, LogsArgs, StreamName},
+    commands::{enqueue, list, show},
     exit,
     fault::{self, Coded},
     output::{self, Output},
     watch,
 };
 
-/// The API's largest page.
-const PAGE: usize = 500;
-
 pub(crate) async fn jobs(server: &Connection, args: JobsArgs, out: &Output) -> anyhow::Result<ExitCode> {
     let client = server.client()?;
     match args.command {
-        JobsCommand::List(args) => list(&client, args, out).await,
+        JobsCommand::List(args) => list::list(&client, args, out).await,
         JobsCommand::Show { id } => {
             let job = client.job(id).await?;
             out.print(&job, || show::job(&job, out))?;
@@ -33,42 +30,6 @@ pub(crate) async fn jobs(server: &Connection, args: JobsArgs, out: &Output) -> a
         JobsCommand::Cancel { ids } => act(&client, &ids, "cancel", out).await,
         JobsCommand::Retry { ids } => act(&client, &ids, "retry", out).await,
     }
-}
-
-async fn list(client: &Client, args: ListArgs, out: &Output) -> anyhow::Result<ExitCode> {
-    let text = |time: crate::clock::Moment| time.time().to_string();
-    let mut filter = JobFilter {
-        app: args.app.map(|name| name.to_string()),
-        job: args.job.map(|name| name.to_string()),
-        queue: args.queue.map(|name| name.to_string()),
-        states: args.state.iter().map(ToString::to_string).collect(),
-        reason: args.reason.map(|reason| reason.to_string()),
-        labels: args.label.into_iter().map(|pair| (pair.name, pair.value)).collect(),
-        since: args.since.map(text),
-        until: args.until.map(text),
-        cursor: args.cursor,
-        limit: None,
-    };
-    let mut list = JobList {
-        jobs: Vec::new(),
-        next_cursor: None,
-    };
-    // More than a page is asked for page by page.
-    while list.jobs.len() < args.limit {
-        filter.limit = Some((args.limit - list.jobs.len()).min(PAGE));
-        let page = client.jobs(&filter).await?;
-        list.jobs.extend(page.jobs);
-        list.next_cursor.clone_from(&page.next_cursor);
-        filter.cursor = page.next_cursor;
-        if filter.cursor.is_none() {
-            break;
-        }
-    }
-    out.print(&list, || show::jobs(&list.jobs, out))?;
-    if let Some(cursor) = &list.next_cursor {
-        out.note(&format!("there are more: --limit N, or --cursor {cursor}"));
-    }
-    Ok(ExitCode::SUCCESS)
 }
 
 async fn logs(client: &Client, args: LogsArgs, out: &Output) -> anyhow::Result<ExitCode> {

@@ -6,31 +6,8 @@ use robata_core::JobState;
 use crate::{
     clock,
     output::{Output, Tone, one_line},
-    table::{Table, cell},
     watch,
 };
-
-/// A table of jobs.
-pub(crate) fn jobs(jobs: &[Job], out: &Output) -> String {
-    let now = clock::now();
-    let mut table = Table::new(&["ID", "JOB", "STATE", "ATTEMPT", "CREATED", "TOOK", "WHY"]);
-    for job in jobs {
-        let took = match (job.started_at, job.finished_at) {
-            (Some(start), end) => clock::span(end.unwrap_or(now).since(start)),
-            (None, _) => "-".to_owned(),
-        };
-        table.row(vec![
-            cell(job.id.to_string()),
-            cell(format!("{}/{}", job.app, job.job)),
-            (tone(job), state_words(job)),
-            cell(format!("{}/{}", job.attempt, job.max_attempts)),
-            cell(clock::ago(job.created_at, now)),
-            cell(took),
-            cell(why(job)),
-        ]);
-    }
-    table.text(out, "no job fits")
-}
 
 /// The state; a stop that is asked for and not confirmed is shown as such.
 pub(crate) fn state_words(job: &Job) -> String {
@@ -41,7 +18,8 @@ pub(crate) fn state_words(job: &Job) -> String {
     }
 }
 
-fn tone(job: &Job) -> Option<Tone> {
+/// The state in its colour.
+pub(crate) fn tone(job: &Job) -> Option<Tone> {
     match job.state.known() {
         Some(JobState::Succeeded) => Some(Tone::Good),
         Some(JobState::Failed) => Some(Tone::Bad),

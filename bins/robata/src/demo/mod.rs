@@ -11,10 +11,11 @@ use std::{
 };
 
 use robata_client::{
-    ApplyRequest, Client, EnqueueRequest, Job,
+    ApplyRequest, ClientError, EnqueueRequest, Job,
     definitions::{self, Format},
 };
 use robata_core::{ExecutorName, JobState, executor::Executor};
+use robata_daemon::LocalApi;
 use robata_settings::ExecutorSettings;
 use serde_json::json;
 
@@ -37,7 +38,9 @@ const LOOK: Duration = Duration::from_millis(100);
 /// The demo, ready to run.
 #[derive(Debug)]
 pub(crate) struct Demo {
-    client: Client,
+    /// Past every token, and wherever this process listens.
+    api: LocalApi,
+    url: String,
     executors: BTreeMap<ExecutorName, Arc<dyn Executor>>,
     chosen: Vec<(ExecutorName, ExecutorSettings)>,
     out: Output,
@@ -45,13 +48,15 @@ pub(crate) struct Demo {
 
 impl Demo {
     pub(crate) fn new(
-        client: Client,
+        api: LocalApi,
+        url: String,
         executors: BTreeMap<ExecutorName, Arc<dyn Executor>>,
         chosen: Vec<(ExecutorName, ExecutorSettings)>,
         out: Output,
     ) -> Self {
         Self {
-            client,
+            api,
+            url,
             executors,
             chosen,
             out,
@@ -70,13 +75,13 @@ impl Demo {
             message: error.shown("config/demo.toml"),
         })?;
         place.put_into(&mut source.document);
-        let apply = async |request: ApplyRequest| self.client.apply(&request, false).await;
+        let apply = async |request: ApplyRequest| self.api.apply(&request).await.map_err(ClientError::Problem);
         apply_source("config/demo.toml", &source, apply).await?;
         let begin = Instant::now();
         let mut jobs = Vec::new();
         for name in JOBS {
-            let enqueued = self.client.enqueue(&EnqueueRequest::new("demo", name)?).await?;
-            jobs.push((enqueued.job, String::new()));
+            let job = self.api.enqueue(&EnqueueRequest::new("demo", name)?).await?;
+            jobs.push((job, String::new()));
         }
         if let Some((long, _)) = jobs.last() {
             let text = format!(
@@ -92,7 +97,7 @@ impl Demo {
                 if job.state.is_ended() && !last.is_empty() {
                     continue;
                 }
-                match self.client.job(job.id).await {
+                match self.api.job(job.id).await.map_err(ClientError::Problem) {
                     Ok(now) => *job = now,
                     Err(error) if error.is_passing() => {}
                     Err(error) => return Err(error.into()),
@@ -150,7 +155,7 @@ impl Demo {
 
     /// What commands need to find this server, where it is not the usual one.
     fn server(&self) -> String {
-        match self.client.server() {
+        match &*self.url {
             "http://127.0.0.1:7070" => String::new(),
             other => format!(" --server {other}"),
         }

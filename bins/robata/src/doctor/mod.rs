@@ -3,6 +3,7 @@
 mod engines;
 mod folders;
 mod port;
+mod secrets;
 mod services;
 
 use std::process::ExitCode;
@@ -75,6 +76,7 @@ pub(crate) async fn doctor(args: DoctorArgs, out: &Output) -> anyhow::Result<Exi
     checks.extend(folders::check(&settings, running));
     checks.extend(services::check(&settings).await);
     checks.extend(engines::check(&settings).await);
+    checks.extend(secrets::check(&settings));
     checks.push(sigterm_check(&settings));
     checks.push(clock_check());
     let failed = checks.iter().any(|check| check.verdict == Verdict::Fail);

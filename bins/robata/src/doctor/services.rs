@@ -111,9 +111,10 @@ async fn broker(redis: &RedisSettings) -> Vec<Check> {
 
 fn suits(redis: &RedisSettings, found: &Broker) -> Vec<Check> {
     let version = found.version.as_deref().unwrap_or("of a version that it does not tell");
-    let mut checks = vec![Check::ok(QUEUE, format!("Redis {version} answers"))];
+    let node = if found.cluster { ", a node of a cluster," } else { "" };
+    let mut checks = vec![Check::ok(QUEUE, format!("Redis {version}{node} answers"))];
     let name = "queue, eviction";
-    let todo = "set maxmemory-policy to noeviction";
+    let todo = "set maxmemory-policy to noeviction (of a managed service: among its parameters)";
     checks.push(match found.eviction.as_deref() {
         Some("noeviction") => Check::ok(name, "it evicts nothing"),
         Some(policy) if redis.eviction == Eviction::Refuse => {
@@ -126,17 +127,25 @@ fn suits(redis: &RedisSettings, found: &Broker) -> Vec<Check> {
             format!("its maxmemory-policy is {policy}: what it evicts goes out again from the store, late"),
             todo,
         ),
-        None => Check::warn(name, "it does not tell its maxmemory-policy", todo),
+        None => Check::warn(
+            name,
+            "it does not tell its maxmemory-policy: neither CONFIG nor INFO is allowed",
+            "see for yourself that it is noeviction; or allow the user `+info`",
+        ),
     });
     let name = "queue, durability";
-    checks.push(if found.durable {
-        Check::ok(name, "what was published survives its restart")
-    } else {
-        Check::warn(
+    checks.push(match found.durable {
+        Some(true) => Check::ok(name, "what was published survives its restart"),
+        Some(false) => Check::warn(
             name,
             "appendonly is off: at its restart all references go out again from the store",
             "nothing is lost by it; to be faster after a restart: appendonly yes",
-        )
+        ),
+        None => Check::warn(
+            name,
+            "it does not tell whether what was published survives its restart: neither CONFIG nor INFO is allowed",
+            "if it does not, all references go out again from the store, and nothing is lost",
+        ),
     });
     let name = "queue, whole jobs";
     checks.push(match &found.no_whole_jobs {
@@ -199,7 +208,8 @@ mod tests {
         let found = Broker {
             version: Some("7.0.15".into()),
             eviction: Some("allkeys-lru".into()),
-            durable: true,
+            durable: Some(true),
+            cluster: false,
             no_whole_jobs: Some("maxmemory-policy is not noeviction".into()),
         };
         let verdict = |settings: &RedisSettings| {
@@ -213,5 +223,23 @@ mod tests {
         assert_eq!(verdict(&settings), Verdict::Fail);
         settings.eviction = Eviction::Warn;
         assert_eq!(verdict(&settings), Verdict::Warn);
+    }
+
+    #[test]
+    fn what_a_redis_does_not_tell_is_not_said_to_be_off() {
+        let found = Broker {
+            version: None,
+            eviction: None,
+            durable: None,
+            cluster: true,
+            no_whole_jobs: Some("the server does not tell whether appendonly is yes".into()),
+        };
+        let checks = suits(&RedisSettings::default(), &found);
+        let said = |name: &str| checks.iter().find(|check| check.name == name).unwrap();
+        assert!(said(QUEUE).message.contains("a node of a cluster"));
+        for name in ["queue, eviction", "queue, durability"] {
+            assert_eq!(said(name).verdict, Verdict::Warn);
+            assert!(said(name).message.contains("does not tell"), "{}", said(name).message);
+        }
     }
 }

@@ -70,7 +70,10 @@ fn http(server: &Server, method: Method, path: &str, body: Option<Value>) -> Str
         .build()
         .expect("a runtime");
     runtime.block_on(async {
-        let mut request = reqwest::Client::new().request(method, format!("{}{path}", server.url()));
+        let mut request = robata_testkit::http()
+            .build()
+            .expect("a client")
+            .request(method, format!("{}{path}", server.url()));
         if let Some(body) = body {
             request = request.json(&body);
         }

@@ -277,7 +277,7 @@ impl Server {
         let begin = Instant::now();
         let address = loop {
             if let Some(event) = self.event("listening") {
-                break event["url"].as_str().unwrap().trim_start_matches("http://").to_owned();
+                break event["url"].as_str().unwrap().split_once("://").unwrap().1.to_owned();
             }
             if let Some(status) = child.try_wait().unwrap() {
                 panic!("robata up ended ({status}): {}{:?}", self.stderr(), self.events());

@@ -9,9 +9,11 @@ use robata_core::{
     definition::{Catalog, Document, plan::Plan},
 };
 
-use super::{Json, jobs::LOCAL, ok};
+use super::{Json, ok};
 use crate::{
+    access::Identity,
     body::JsonBody,
+    policy,
     query::Query,
     refused::{Refused, Result},
     shared::Shared,
@@ -25,8 +27,9 @@ const TRIES: usize = 8;
     post, path = "/api/v1/apply", tag = "apps", request_body = ApplyRequest,
     params(
         ("dry_run" = Option<bool>, Query, description = "Only say what would change"),
-        ("prune" = Option<bool>, Query, description = "Not supported yet"),
+        ("prune" = Option<bool>, Query, description = "Remove definitions that the document leaves out of an app that it names"),
     ),
+    security(("token" = ["deploy"])),
     responses(
         (status = 200, description = "Applied, or with `dry_run` what would be.", body = ApplyAnswer),
         (status = 422, description = "`invalid_definitions`: every mistake stands in `problems`; nothing was changed.",
@@ -35,33 +38,27 @@ const TRIES: usize = 8;
     ),
 )]
 pub(super) async fn apply(
+    who: Identity,
     State(shared): State<Arc<Shared>>,
     query: Query,
     body: JsonBody,
 ) -> Result<Json<ApplyAnswer>> {
-    let dry_run = query.flag("dry_run")?;
-    if query.flag("prune")? {
-        return Err(Refused::unsupported("prune"));
-    }
+    let (dry_run, prune) = (query.flag("dry_run")?, query.flag("prune")?);
     let body = body.parse::<ApplyRequest>().await?;
     let request = &body.value;
-    if !request.images.is_empty() {
-        return Err(Refused::unsupported("images"));
+    let mistakes = |found: Vec<_>| invalid_definitions(found.into_iter().map(Place::from).collect());
+    let mut document = Document::read(&request.document).map_err(mistakes)?;
+    let mut wrong = document.set_images(&request.images);
+    wrong.extend(who.foreign_parts(&document));
+    if !wrong.is_empty() {
+        return Err(mistakes(wrong));
     }
-    let document = Document::read(&request.document).map_err(|found| {
-        let problems = found.into_iter().map(Place::from).collect();
-        invalid_definitions(problems)
-    })?;
-    let plan_it = |catalog: &Catalog| {
-        catalog
-            .plan(&document, false, &shared.config.executors)
-            .map_err(|found| invalid_definitions(found.into_iter().map(Place::from).collect()))
-    };
+    let plan_it = |catalog: &Catalog| policy::plan(&shared.config, catalog, &document, prune).map_err(mistakes);
     let plan = if dry_run {
         let catalog = shared.fresh_catalog().await?;
         plan_it(&catalog)?
     } else {
-        change(&shared, plan_it).await?.0
+        change(&shared, &who, plan_it).await?.0
     };
     Ok(ok(ApplyAnswer {
         plan: plan.items.into_iter().map(Into::into).collect(),
@@ -85,6 +82,7 @@ pub(super) fn invalid_definitions(problems: Vec<Place>) -> Refused {
 /// out, the catalog before it and the one after.
 pub(super) async fn change(
     shared: &Shared,
+    who: &Identity,
     plan: impl Fn(&Catalog) -> Result<Plan>,
 ) -> Result<(Plan, Arc<Catalog>, Arc<Catalog>)> {
     let mut tries = 0;
@@ -95,7 +93,7 @@ pub(super) async fn change(
             return Ok((planned, Arc::clone(&before), before));
         }
         let writes = planned.writes.clone();
-        match shared.store.change_catalog(before.revision, writes, LOCAL).await {
+        match shared.store.change_catalog(before.revision, writes, &who.name).await {
             Ok(after) => return Ok((planned, before, shared.keep_catalog(after))),
             Err(error) if error.kind() == ErrorKind::Conflict && tries < TRIES => tries += 1,
             Err(error) => return Err(error.into()),

@@ -2,25 +2,25 @@
 
 use std::sync::Arc;
 
-use axum::{
-    extract::State,
-    http::{HeaderMap, StatusCode, header},
-};
+use axum::{extract::State, http::StatusCode};
 use robata_api_types::{App, AppList, Place, Problem, strict::StrictMap};
 use robata_core::{
     AppName,
-    definition::{Catalog, CatalogWrite, Document, plan::Plan},
+    definition::{self, CatalogWrite, Document, plan::Plan},
 };
 
 use super::{
     Json,
     apply::{change, invalid_definitions},
+    condition::{Condition, Tagged},
     ok,
 };
 use crate::{
+    access::Identity,
     body::JsonBody,
     enqueue,
     path::{self, Path, new_name},
+    policy,
     refused::{Refused, Result},
     shared::Shared,
 };
@@ -29,53 +29,73 @@ use crate::{
 #[utoipa::path(
     operation_id = "list_apps",
     get, path = "/api/v1/apps", tag = "apps",
+    security(("token" = ["read"])),
     responses(
         (status = 200, description = "By name.", body = AppList),
         (status = "default", description = "Refused.", body = Problem, content_type = "application/problem+json"),
     ),
 )]
-pub(super) async fn list(State(shared): State<Arc<Shared>>) -> Result<Json<AppList>> {
-    let catalog = shared.fresh_catalog().await?;
-    let apps = catalog.apps.keys().map(|name| body(&catalog, name));
-    Ok(ok(AppList {
-        apps: apps.collect::<Result<_>>()?,
-    }))
+pub(super) async fn list(who: Identity, State(shared): State<Arc<Shared>>) -> Result<Json<AppList>> {
+    let catalog = who.view_of(shared.fresh_catalog().await?);
+    let apps = catalog.apps.iter().map(|(name, app)| body(name, app));
+    Ok(ok(AppList { apps: apps.collect() }))
 }
 
 /// An app.
 #[utoipa::path(
     operation_id = "get_app",
-    get, path = "/api/v1/apps/{app}", tag = "apps", params(("app" = String, Path, description = "The app's name")),
+    get, path = "/api/v1/apps/{app}", tag = "apps", params(
+        ("app" = String, Path, description = "The app's name"),
+        ("If-Match" = Option<String>, Header, description = "`*`, or ETags: do it only where this is still what was read"),
+    ),
+    security(("token" = ["read"])),
     responses(
-        (status = 200, description = "The app.", body = App),
+        (status = 200, description = "The app.", body = App, headers(("ETag" = String, description = "For `If-Match`"))),
+        (status = 412, description = "`precondition_failed`: it is not what `If-Match` asks for; nothing was changed.",
+         body = Problem, content_type = "application/problem+json"),
         (status = "default", description = "Refused.", body = Problem, content_type = "application/problem+json"),
     ),
 )]
-pub(super) async fn show(State(shared): State<Arc<Shared>>, Path(name): Path<String>) -> Result<Json<App>> {
-    let catalog = shared.fresh_catalog().await?;
-    Ok(ok(body(&catalog, &path::app(&name)?)?))
+pub(super) async fn show(
+    who: Identity,
+    State(shared): State<Arc<Shared>>,
+    Path(name): Path<String>,
+    condition: Condition,
+) -> Result<Tagged<App>> {
+    let catalog = who.view_of(shared.fresh_catalog().await?);
+    let name = path::app(&name)?;
+    let app = body(&name, enqueue::app(&catalog, &name)?);
+    condition.check(Some(&app))?;
+    Ok(Tagged(ok(app)))
 }
 
 /// Makes an app or replaces its settings: the keys of `[apps.X]` without `jobs`. Its definitions stay.
 #[utoipa::path(
     operation_id = "put_app",
-    put, path = "/api/v1/apps/{app}", tag = "apps", params(("app" = String, Path, description = "The app's name")),
+    put, path = "/api/v1/apps/{app}", tag = "apps", params(
+        ("app" = String, Path, description = "The app's name"),
+        ("If-Match" = Option<String>, Header, description = "`*`, or ETags: do it only where this is still what was read"),
+    ),
     request_body(content = serde_json::Value, description = "The keys of `[apps.X]`, without `jobs`"),
+    security(("token" = ["deploy"])),
     responses(
-        (status = 200, description = "Replaced.", body = App),
-        (status = 201, description = "Made.", body = App),
+        (status = 200, description = "Replaced.", body = App, headers(("ETag" = String, description = "For `If-Match`"))),
+        (status = 201, description = "Made.", body = App, headers(("ETag" = String, description = "For `If-Match`"))),
+        (status = 412, description = "`precondition_failed`: it is not what `If-Match` asks for; nothing was changed.",
+         body = Problem, content_type = "application/problem+json"),
         (status = 422, description = "Every mistake stands in `problems`.", body = Problem, content_type = "application/problem+json"),
         (status = "default", description = "Refused.", body = Problem, content_type = "application/problem+json"),
     ),
 )]
 pub(super) async fn put(
+    who: Identity,
     State(shared): State<Arc<Shared>>,
     Path(name): Path<String>,
-    headers: HeaderMap,
+    condition: Condition,
     settings: JsonBody,
-) -> Result<Json<App>> {
-    unconditional(&headers)?;
+) -> Result<Tagged<App>> {
     let name: AppName = new_name(&name)?;
+    who.check_app(&shared, &name).await?;
     let settings = settings.parse::<StrictMap>().await?;
     let StrictMap(settings) = &settings.value;
     if settings.contains_key("jobs") {
@@ -88,34 +108,40 @@ pub(super) async fn put(
     }
     let whole = serde_json::json!({ "apps": { name.as_str(): settings } });
     let document = Document::read(&whole).map_err(below_the_app)?;
-    let (_, before, after) = change(&shared, |catalog| {
-        catalog
-            .plan(&document, false, &shared.config.executors)
-            .map_err(below_the_app)
+    let (_, before, after) = change(&shared, &who, |catalog| {
+        let current = catalog.apps.get(&name).map(|app| body(&name, app));
+        condition.check(current.as_ref())?;
+        policy::plan(&shared.config, catalog, &document, false).map_err(below_the_app)
     })
     .await?;
     let status = made_or_replaced(before.apps.contains_key(&name));
-    Ok(Json(status, body(&after, &name)?))
+    Ok(Tagged(Json(status, body(&name, enqueue::app(&after, &name)?))))
 }
 
 /// Removes an app and its definitions. Its jobs that wait end as `no_definition`.
 #[utoipa::path(
     operation_id = "delete_app",
-    delete, path = "/api/v1/apps/{app}", tag = "apps", params(("app" = String, Path, description = "The app's name")),
+    delete, path = "/api/v1/apps/{app}", tag = "apps", params(
+        ("app" = String, Path, description = "The app's name"),
+        ("If-Match" = Option<String>, Header, description = "`*`, or ETags: do it only where this is still what was read"),
+    ),
+    security(("token" = ["deploy"])),
     responses(
         (status = 204, description = "Removed."),
+        (status = 412, description = "`precondition_failed`: it is not what `If-Match` asks for; nothing was changed.",
+         body = Problem, content_type = "application/problem+json"),
         (status = "default", description = "Refused.", body = Problem, content_type = "application/problem+json"),
     ),
 )]
 pub(super) async fn delete(
+    who: Identity,
     State(shared): State<Arc<Shared>>,
     Path(name): Path<String>,
-    headers: HeaderMap,
+    condition: Condition,
 ) -> Result<StatusCode> {
-    unconditional(&headers)?;
     let name = path::app(&name)?;
-    change(&shared, |catalog| {
-        enqueue::app(catalog, &name)?;
+    change(&shared, &who, |catalog| {
+        condition.check(Some(&body(&name, enqueue::app(&who.view(catalog), &name)?)))?;
         Ok(Plan {
             items: Vec::new(),
             writes: vec![CatalogWrite::DeleteApp(name.clone())],
@@ -125,13 +151,12 @@ pub(super) async fn delete(
     Ok(StatusCode::NO_CONTENT)
 }
 
-fn body(catalog: &Catalog, name: &AppName) -> Result<App> {
-    let app = enqueue::app(catalog, name)?;
-    Ok(App {
+fn body(name: &AppName, app: &definition::App) -> App {
+    App {
         app: name.clone(),
         settings: app.settings().shown(),
         jobs: app.jobs.keys().cloned().collect(),
-    })
+    }
 }
 
 /// 422 with paths that begin below `apps.X`.
@@ -152,12 +177,4 @@ pub(super) fn below(found: Vec<robata_core::definition::Problem>, depth: usize) 
 /// 200 or 201.
 pub(super) fn made_or_replaced(was_there: bool) -> StatusCode {
     if was_there { StatusCode::OK } else { StatusCode::CREATED }
-}
-
-/// Ignoring a condition would do what the client asked us not to do.
-pub(super) fn unconditional(headers: &HeaderMap) -> Result<()> {
-    if headers.contains_key(header::IF_MATCH) {
-        return Err(Refused::unsupported("If-Match"));
-    }
-    Ok(())
 }

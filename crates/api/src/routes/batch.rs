@@ -23,6 +23,7 @@ use super::{
     ok,
 };
 use crate::{
+    access::Identity,
     body::{JsonBody, ManyJobs, parse},
     enqueue::{self, traceparent},
     refused::{Refused, Result, internal},
@@ -92,6 +93,7 @@ fn items(list: &RawValue, most: usize) -> Result<Vec<&RawValue>> {
 #[utoipa::path(
     operation_id = "enqueue_batch",
     post, path = "/api/v1/jobs/batch", tag = "jobs", request_body = BatchRequest,
+    security(("token" = ["enqueue"])),
     responses(
         (status = 200, description = "What became of each, in their order.", body = BatchAnswer),
         (status = 422, description = "`atomic`, and at least one is bad: nothing was stored.", body = Problem,
@@ -100,13 +102,15 @@ fn items(list: &RawValue, most: usize) -> Result<Vec<&RawValue>> {
     ),
 )]
 pub(super) async fn batch(
+    who: Identity,
     State(shared): State<Arc<Shared>>,
     headers: HeaderMap,
     body: JsonBody<ManyJobs>,
 ) -> Result<Response> {
     let trace: Option<Arc<str>> = traceparent(&headers).map(Arc::from);
     let reader = Reader {
-        catalog: shared.catalog().await?,
+        catalog: who.view_of(shared.catalog().await?),
+        who,
         shared: Arc::clone(&shared),
         trace,
     };
@@ -127,6 +131,7 @@ pub(super) async fn batch(
 /// Judges items.
 struct Reader {
     shared: Arc<Shared>,
+    who: Identity,
     catalog: Arc<Catalog>,
     trace: Option<Arc<str>>,
 }
@@ -147,6 +152,8 @@ impl Reader {
                 Ok(job) => Item::Job(Box::new(job)),
                 Err(refused) => Item::Refused(refused),
             },
+            // Neither a newer catalog nor a key's first job is looked for: they are another app's.
+            Err(refused) if !self.who.sees(request.app()) => Item::Refused(refused),
             Err(refused) => Item::NotAllowed {
                 text,
                 refused,
@@ -164,7 +171,7 @@ impl Reader {
         }
         let shared = Arc::clone(&self.shared);
         if let Some(newer) = shared.newer_catalog().await? {
-            self.catalog = newer;
+            self.catalog = self.who.view_of(newer);
             let again = move || {
                 for item in &mut items {
                     if let Item::NotAllowed { text, .. } = item {

@@ -9,17 +9,18 @@ use axum::{
 };
 use robata_api_types::{EnqueueRequest, Job, Problem};
 use robata_core::{
-    AppName,
-    job::{Acted, Cancel, Enqueue, Enqueued, JobRecord, Key, NewJob, RetryByHand},
+    AppName, JobId,
+    job::{Acted, Cancel, Enqueue, Enqueued, JobDetail, JobRecord, Key, NewJob, RetryByHand},
     store::Store,
 };
 use tokio::time::{Instant, sleep_until};
 
 use super::{Json, ok};
 use crate::{
+    access::Identity,
     body::{JsonBody, OneJob},
-    enqueue::{Checked, read, traceparent},
-    path::{self, Path},
+    enqueue::{Checked, read, traceparent, unknown_app},
+    path::{self, Path, missing},
     query::Query,
     refused::{Refused, Result, internal},
     shared::Shared,
@@ -29,13 +30,12 @@ use crate::{
 const MAX_WAIT: u64 = 60;
 /// A job that is waited for is looked at this often, besides hints.
 const LOOK: Duration = Duration::from_secs(2);
-/// As whom every request acts until there are tokens.
-pub(crate) const LOCAL: &str = "local";
 
 /// Enqueues a job.
 #[utoipa::path(
     operation_id = "enqueue",
     post, path = "/api/v1/jobs", tag = "jobs", request_body = EnqueueRequest,
+    security(("token" = ["enqueue"])),
     responses(
         (status = 201, description = "It is durable.", body = Job),
         (status = 200, description = "The idempotency key was there already: its first job.", body = Job),
@@ -43,6 +43,7 @@ pub(crate) const LOCAL: &str = "local";
     ),
 )]
 pub(super) async fn enqueue(
+    who: Identity,
     State(shared): State<Arc<Shared>>,
     headers: HeaderMap,
     body: JsonBody<OneJob>,
@@ -50,7 +51,7 @@ pub(super) async fn enqueue(
     let worker = Arc::clone(&shared);
     let (request, _room) = body.with(move |bytes| Ok(read(bytes, &worker.config))).await?;
     let enqueued = match request {
-        Ok(request) => enqueue_one(&shared, request, traceparent(&headers)).await,
+        Ok(request) => enqueue_one(&shared, &who, request, traceparent(&headers)).await,
         Err(refused) => Err(refused),
     };
     let enqueued = enqueued.inspect_err(|_| shared.metrics.refused())?;
@@ -58,10 +59,14 @@ pub(super) async fn enqueue(
     Ok(Json(status, Job::from(enqueued.job)).into_response())
 }
 
-async fn enqueue_one(shared: &Shared, request: Checked, traceparent: Option<&str>) -> Result<Enqueued> {
-    let mut catalog = shared.catalog().await?;
+async fn enqueue_one(shared: &Shared, who: &Identity, request: Checked, traceparent: Option<&str>) -> Result<Enqueued> {
+    let mut catalog = who.view_of(shared.catalog().await?);
+    // Before its key is looked at: another app's is nobody else's to know.
+    if !who.sees(request.app()) {
+        return Err(unknown_app(&catalog, request.app()));
+    }
     if let Err(refused) = request.allowed_by(&catalog) {
-        catalog = match shared.newer_catalog().await? {
+        catalog = match shared.newer_catalog().await?.map(|newer| who.view_of(newer)) {
             Some(newer) if request.allowed_by(&newer).is_ok() => newer,
             // A key that is known answers with its first job, whatever has become of the definition since.
             _ => {
@@ -121,18 +126,24 @@ pub(super) fn count(shared: &Shared, enqueued: &Enqueued) -> StatusCode {
         ("id" = String, Path, description = "The job's id"),
         ("wait" = Option<u64>, Query, description = "Answer when the job has ended or so many seconds (at most 60) have passed"),
     ),
+    security(("token" = ["read"])),
     responses(
         (status = 200, description = "The job.", body = Job),
         (status = "default", description = "Refused.", body = Problem, content_type = "application/problem+json"),
     ),
 )]
-pub(super) async fn show(State(shared): State<Arc<Shared>>, Path(id): Path<String>, query: Query) -> Result<Json<Job>> {
+pub(super) async fn show(
+    who: Identity,
+    State(shared): State<Arc<Shared>>,
+    Path(id): Path<String>,
+    query: Query,
+) -> Result<Json<Job>> {
     let id = path::job_id(&id)?;
     let wait = Duration::from_secs(query.number("wait", 0..=MAX_WAIT)?.unwrap_or(0));
     let detail = if wait.is_zero() {
-        shared.store.job(id).await.map_err(unknown_job)?
+        who.job(&*shared.store, id).await?
     } else {
-        ended(&shared, id, Instant::now() + wait).await?
+        ended(&shared, &who, id, Instant::now() + wait).await?
     };
     match Job::try_from(detail) {
         Ok(job) => Ok(ok(job)),
@@ -144,14 +155,15 @@ pub(super) async fn show(State(shared): State<Arc<Shared>>, Path(id): Path<Strin
 }
 
 /// The job once it has ended, or as it stands at `deadline`.
-async fn ended(shared: &Shared, id: robata_core::JobId, deadline: Instant) -> Result<robata_core::job::JobDetail> {
+async fn ended(shared: &Shared, who: &Identity, id: JobId, deadline: Instant) -> Result<JobDetail> {
     shared.listen();
     let watch = shared.hub.watch(id);
     loop {
         let changed = watch.notify().notified();
         tokio::pin!(changed);
         changed.as_mut().enable();
-        let detail = shared.store.job(id).await.map_err(unknown_job)?;
+        let detail = who.job(&*shared.store, id).await?;
+        who.still()?;
         let now = Instant::now();
         if detail.job.state.is_ended() || now >= deadline || shared.shutdown.is_cancelled() {
             return Ok(detail);
@@ -164,20 +176,12 @@ async fn ended(shared: &Shared, id: robata_core::JobId, deadline: Instant) -> Re
     }
 }
 
-/// Says which job it is that is not there.
-pub(super) fn unknown_job(error: robata_core::Error) -> Refused {
-    if error.kind() == robata_core::ErrorKind::NotFound {
-        Refused::not_found("unknown_job", error.message())
-    } else {
-        error.into()
-    }
-}
-
 /// Asks to cancel a job. A job that runs is `cancelled` only once nothing of it is alive.
 #[utoipa::path(
     operation_id = "cancel_job",
     post, path = "/api/v1/jobs/{id}/cancel", tag = "jobs",
     params(("id" = String, Path, description = "The job's id")),
+    security(("token" = ["operate"])),
     responses(
         (status = 202, description = "Cancelled, or the request is noted.", body = Job),
         (status = 200, description = "Nothing changed: it was asked for before.", body = Job),
@@ -185,12 +189,18 @@ pub(super) fn unknown_job(error: robata_core::Error) -> Refused {
         (status = "default", description = "Refused.", body = Problem, content_type = "application/problem+json"),
     ),
 )]
-pub(super) async fn cancel(State(shared): State<Arc<Shared>>, Path(id): Path<String>) -> Result<Json<Job>> {
+pub(super) async fn cancel(
+    who: Identity,
+    State(shared): State<Arc<Shared>>,
+    Path(id): Path<String>,
+) -> Result<Json<Job>> {
+    let id = path::job_id(&id)?;
+    who.check_job(&*shared.store, id).await?;
     let request = Cancel {
-        job: path::job_id(&id)?,
-        by: LOCAL.to_owned(),
+        job: id,
+        by: who.name.to_string(),
     };
-    let acted = shared.store.cancel(request).await.map_err(unknown_job)?;
+    let acted = shared.store.cancel(request).await.map_err(|error| missing(error, id))?;
     Ok(acted_on(acted))
 }
 
@@ -199,6 +209,7 @@ pub(super) async fn cancel(State(shared): State<Arc<Shared>>, Path(id): Path<Str
     operation_id = "retry_job",
     post, path = "/api/v1/jobs/{id}/retry", tag = "jobs",
     params(("id" = String, Path, description = "The job's id")),
+    security(("token" = ["operate"])),
     responses(
         (status = 202, description = "It is queued again.", body = Job),
         (status = 200, description = "Nothing changed: it waits or runs.", body = Job),
@@ -206,12 +217,18 @@ pub(super) async fn cancel(State(shared): State<Arc<Shared>>, Path(id): Path<Str
         (status = "default", description = "Refused.", body = Problem, content_type = "application/problem+json"),
     ),
 )]
-pub(super) async fn retry(State(shared): State<Arc<Shared>>, Path(id): Path<String>) -> Result<Json<Job>> {
+pub(super) async fn retry(
+    who: Identity,
+    State(shared): State<Arc<Shared>>,
+    Path(id): Path<String>,
+) -> Result<Json<Job>> {
+    let id = path::job_id(&id)?;
+    who.check_job(&*shared.store, id).await?;
     let request = RetryByHand {
-        job: path::job_id(&id)?,
-        by: LOCAL.to_owned(),
+        job: id,
+        by: who.name.to_string(),
     };
-    let acted = shared.store.retry(request).await.map_err(unknown_job)?;
+    let acted = shared.store.retry(request).await.map_err(|error| missing(error, id))?;
     Ok(acted_on(acted))
 }
 

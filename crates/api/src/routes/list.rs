@@ -8,6 +8,7 @@ use robata_core::{JobId, JobState, store::ListJobs};
 
 use super::{Json, ok};
 use crate::{
+    access::Identity,
     query::{Query, read},
     refused::{Refused, Result},
     shared::Shared,
@@ -32,12 +33,13 @@ const MAX_LIMIT: u64 = 500;
         ("cursor" = Option<String>, Query, description = "The `next_cursor` of the page before"),
         ("limit" = Option<u64>, Query, description = "Jobs a page, 1 to 500; default 50"),
     ),
+    security(("token" = ["read"])),
     responses(
         (status = 200, description = "A page.", body = JobList),
         (status = "default", description = "Refused.", body = Problem, content_type = "application/problem+json"),
     ),
 )]
-pub(super) async fn list(State(shared): State<Arc<Shared>>, query: Query) -> Result<Json<JobList>> {
+pub(super) async fn list(who: Identity, State(shared): State<Arc<Shared>>, query: Query) -> Result<Json<JobList>> {
     let limit = query.number("limit", 1..=MAX_LIMIT)?.unwrap_or(DEFAULT_LIMIT);
     let limit = usize::try_from(limit).unwrap_or(usize::MAX);
     let mut request = ListJobs::default();
@@ -50,6 +52,16 @@ pub(super) async fn list(State(shared): State<Arc<Shared>>, query: Query) -> Res
     request.after = cursor(&query)?;
     request.states = states(&query)?;
     request.labels = labels(&query)?;
+    if let Some(own) = &who.app {
+        // Another app has no jobs for its eyes, as one that is not there has none.
+        if request.app.as_ref().is_some_and(|app| app != own) {
+            return Ok(ok(JobList {
+                jobs: Vec::new(),
+                next_cursor: None,
+            }));
+        }
+        request.app = Some(own.clone());
+    }
     // One more tells whether there is another page.
     request.limit = limit + 1;
     let mut jobs = shared.store.jobs(request).await?;

@@ -14,11 +14,11 @@ use robata_api_types::{LogLine, Problem, logs::NDJSON};
 use robata_core::{Error, executor::Stream as Output, log_store::Entry};
 
 use crate::{
+    access::{Identity, while_valid},
     follow::{Entries, Wanted, open},
     path::{self, Path},
     query::Query,
     refused::{Refused, Result},
-    routes::jobs::unknown_job,
     shared::Shared,
 };
 
@@ -36,6 +36,7 @@ const TOGETHER: usize = 128;
         ("follow" = Option<bool>, Query, description = "Wait for more until this attempt's log is sealed"),
         ("offset" = Option<u64>, Query, description = "From this byte of the stream; needs `stream`"),
     ),
+    security(("token" = ["read"])),
     responses(
         (status = 200, description = "As printed; or with `Accept: application/x-ndjson` one LogLine a line, the last one with `end`.",
          content((String = "text/plain"), (LogLine = "application/x-ndjson"))),
@@ -43,6 +44,7 @@ const TOGETHER: usize = 128;
     ),
 )]
 pub(super) async fn logs(
+    who: Identity,
     State(shared): State<Arc<Shared>>,
     Path(id): Path<String>,
     query: Query,
@@ -64,7 +66,9 @@ pub(super) async fn logs(
     };
     // An unknown job is told apart from an unknown attempt.
     if wanted.attempt.is_some() {
-        shared.store.job(wanted.job).await.map_err(unknown_job)?;
+        who.job(&*shared.store, wanted.job).await?;
+    } else {
+        who.check_job(&*shared.store, wanted.job).await?;
     }
     let entries = open(&shared, wanted).await.map_err(|mut refused| {
         if refused.0.code == "not_found" {
@@ -74,6 +78,7 @@ pub(super) async fn logs(
         }
         refused
     })?;
+    let entries = while_valid(entries, who);
     let ndjson = headers
         .get_all(header::ACCEPT)
         .iter()

@@ -2,7 +2,9 @@
 
 mod apply;
 mod apps;
+mod audit;
 mod batch;
+mod condition;
 mod definitions;
 mod jobs;
 mod list;
@@ -10,6 +12,7 @@ mod logs;
 mod operate;
 mod run;
 mod status;
+mod tokens;
 
 use std::{any::Any, sync::Arc};
 
@@ -22,11 +25,15 @@ use axum::{
 use bytes::Bytes;
 use serde::Serialize;
 use tower_http::catch_panic::CatchPanicLayer;
-use utoipa::OpenApi;
+use utoipa::{
+    Modify, OpenApi,
+    openapi::security::{HttpAuthScheme, HttpBuilder, SecurityScheme},
+};
 use utoipa_axum::{router::OpenApiRouter, routes};
 
 use crate::{
     Api,
+    access::{Gate, Needs, SCHEME, gate},
     guard::guard,
     query::{Known, only_known},
     refused::{Refused, internal},
@@ -47,26 +54,54 @@ use crate::{
         (name = "jobs", description = "Enqueue, look at, cancel and retry jobs"),
         (name = "apps", description = "Apps and their job definitions"),
         (name = "status", description = "Queues, workers, health"),
+        (name = "access", description = "Tokens, and who did what"),
     ),
+    modifiers(&Tokens),
 )]
 struct Document;
 
-/// The API's router. To be served on loopback only: every request acts as `admin`.
+/// The security scheme.
+struct Tokens;
+
+impl Modify for Tokens {
+    fn modify(&self, document: &mut utoipa::openapi::OpenApi) {
+        let scheme = HttpBuilder::new()
+            .scheme(HttpAuthScheme::Bearer)
+            .description(Some(
+                "A token, with at least the role that stands beside the operation (enqueue; read; operate, which is both and \
+                 more; deploy; admin; or `any`). `installation`: a token with an app finds nothing there. Until the first \
+                 token is made, and on this machine only, none is needed.",
+            ))
+            .build();
+        let components = document.components.get_or_insert_default();
+        components.add_security_scheme(SCHEME, SecurityScheme::Http(scheme));
+    }
+}
+
+/// The API's router. Without any token, in the store or the settings, every request acts as `admin`: it is to be served on
+/// loopback only then.
 pub fn router(api: Api) -> Router {
     let shared = Shared::new(api);
-    let (router, document) = routes_with_document().split_for_parts();
-    let known = Arc::new(Known::of(&document));
+    let document = openapi();
+    let known = middleware::from_fn_with_state(Arc::new(Known::of(&document)), only_known);
+    let needs = Needs::of(&document).and_any(DOCUMENT);
+    let keyring = Arc::clone(&shared.keyring);
     // Made of this program's own types, which all can be written as JSON.
     let document = Bytes::from(serde_json::to_vec(&document).unwrap_or_default());
     let serve_document = move || {
         let document = document.clone();
         async move { ([(header::CONTENT_TYPE, "application/json")], document) }
     };
-    router
-        .route("/api/v1/openapi.json", axum::routing::get(serve_document))
-        .route_layer(middleware::from_fn_with_state(known, only_known))
-        .fallback(unknown_route)
-        .method_not_allowed_fallback(method_not_allowed)
+    let open = Router::from(open_routes())
+        .route_layer(known.clone())
+        .method_not_allowed_fallback(method_not_allowed);
+    // Also what is not there lies behind the gate: nobody finds out what there is without a token.
+    let gated = Router::from(gated_routes())
+        .route(DOCUMENT, axum::routing::get(serve_document))
+        .route_layer(known)
+        .fallback(async |uri: Uri| unknown_route(&uri))
+        .layer(middleware::from_fn_with_state(Arc::new(Gate { keyring, needs }), gate));
+    open.merge(gated)
         .layer(CatchPanicLayer::custom(panicked))
         .layer(middleware::from_fn_with_state(Arc::clone(&shared), guard))
         .with_state(shared)
@@ -75,11 +110,25 @@ pub fn router(api: Api) -> Router {
 /// The OpenAPI document of the routes.
 #[must_use]
 pub fn openapi() -> utoipa::openapi::OpenApi {
-    routes_with_document().into_openapi()
+    let routes = gated_routes().merge(open_routes());
+    OpenApiRouter::with_openapi(Document::openapi())
+        .merge(routes)
+        .into_openapi()
 }
 
-fn routes_with_document() -> OpenApiRouter<Arc<Shared>> {
-    OpenApiRouter::with_openapi(Document::openapi())
+/// Where the document is.
+const DOCUMENT: &str = "/api/v1/openapi.json";
+
+/// The two routes that need no token: exactly these, and nothing below or beside them.
+fn open_routes() -> OpenApiRouter<Arc<Shared>> {
+    OpenApiRouter::new()
+        .routes(routes!(status::healthz))
+        .routes(routes!(status::readyz))
+}
+
+/// All others.
+fn gated_routes() -> OpenApiRouter<Arc<Shared>> {
+    OpenApiRouter::new()
         .routes(routes!(jobs::enqueue, list::list))
         .routes(routes!(batch::batch))
         .routes(routes!(jobs::show))
@@ -99,9 +148,10 @@ fn routes_with_document() -> OpenApiRouter<Arc<Shared>> {
         .routes(routes!(operate::drain))
         .routes(routes!(operate::lose))
         .routes(routes!(operate::set_aside))
-        .routes(routes!(status::healthz))
-        .routes(routes!(status::readyz))
         .routes(routes!(status::metrics))
+        .routes(routes!(tokens::list, tokens::create))
+        .routes(routes!(tokens::revoke))
+        .routes(routes!(audit::list))
 }
 
 /// 404 with these words, for a route that is not there.
@@ -109,7 +159,8 @@ pub(crate) fn not_found(detail: &str) -> Refused {
     Refused::not_found("unknown_route", detail)
 }
 
-async fn unknown_route(uri: Uri) -> Refused {
+/// The same for what matched nothing.
+pub(crate) fn unknown_route(uri: &Uri) -> Refused {
     let path: String = uri.path().chars().take(200).collect();
     Refused::not_found(
         "unknown_route",
@@ -117,7 +168,7 @@ async fn unknown_route(uri: Uri) -> Refused {
     )
 }
 
-async fn method_not_allowed() -> Refused {
+pub(crate) async fn method_not_allowed() -> Refused {
     Refused::new(
         StatusCode::METHOD_NOT_ALLOWED,
         "method_not_allowed",

@@ -6,8 +6,9 @@ use axum::{extract::State, http::StatusCode};
 use robata_api_types::{LoseRequest, LostList, PauseRequest, Problem, Queue, SetAsideList, Worker};
 use robata_core::{ErrorKind, IncarnationId, QueueName, executor::RealmId};
 
-use super::{Json, jobs::LOCAL, ok, status::all_queues};
+use super::{Json, ok, status::all_queues};
 use crate::{
+    access::Identity,
     body::{JsonBody, parse},
     path::Path,
     query::Query,
@@ -26,12 +27,14 @@ const MAX_PAGE: u64 = 500;
     operation_id = "pause_queue",
     post, path = "/api/v1/queues/{queue}/pause", tag = "status", request_body = PauseRequest,
     params(("queue" = String, Path, description = "The queue's name")),
+    security(("token" = ["operate"])),
     responses(
         (status = 200, description = "It is paused.", body = Queue),
         (status = "default", description = "Refused.", body = Problem, content_type = "application/problem+json"),
     ),
 )]
 pub(super) async fn pause(
+    who: Identity,
     State(shared): State<Arc<Shared>>,
     Path(queue): Path<String>,
     body: JsonBody,
@@ -49,9 +52,9 @@ pub(super) async fn pause(
         );
         return Err(Refused::invalid("invalid_request", detail));
     }
-    let queue = known(&shared, &queue).await?;
-    shared.store.pause(&queue, Some(&request.reason), LOCAL).await?;
-    show(&shared, &queue).await
+    let queue = known(&shared, &who, &queue).await?;
+    shared.store.pause(&queue, Some(&request.reason), &who.name).await?;
+    show(&shared, &who, &queue).await
 }
 
 /// Resumes a queue.
@@ -59,20 +62,25 @@ pub(super) async fn pause(
     operation_id = "resume_queue",
     post, path = "/api/v1/queues/{queue}/resume", tag = "status",
     params(("queue" = String, Path, description = "The queue's name")),
+    security(("token" = ["operate"])),
     responses(
         (status = 200, description = "It is not paused.", body = Queue),
         (status = "default", description = "Refused.", body = Problem, content_type = "application/problem+json"),
     ),
 )]
-pub(super) async fn resume(State(shared): State<Arc<Shared>>, Path(queue): Path<String>) -> Result<Json<Queue>> {
-    let queue = known(&shared, &queue).await?;
-    shared.store.pause(&queue, None, LOCAL).await?;
-    show(&shared, &queue).await
+pub(super) async fn resume(
+    who: Identity,
+    State(shared): State<Arc<Shared>>,
+    Path(queue): Path<String>,
+) -> Result<Json<Queue>> {
+    let queue = known(&shared, &who, &queue).await?;
+    shared.store.pause(&queue, None, &who.name).await?;
+    show(&shared, &who, &queue).await
 }
 
 /// A queue's name, where the catalog, a job, a definition or a pause names it.
-async fn known(shared: &Shared, name: &str) -> Result<QueueName> {
-    let queues = all_queues(shared).await?;
+async fn known(shared: &Shared, who: &Identity, name: &str) -> Result<QueueName> {
+    let queues = all_queues(shared, who).await?;
     match queues.iter().find(|queue| queue.queue.as_str() == name) {
         Some(queue) => Ok(queue.queue.clone()),
         None => {
@@ -83,8 +91,8 @@ async fn known(shared: &Shared, name: &str) -> Result<QueueName> {
     }
 }
 
-async fn show(shared: &Shared, name: &QueueName) -> Result<Json<Queue>> {
-    let queues = all_queues(shared).await?;
+async fn show(shared: &Shared, who: &Identity, name: &QueueName) -> Result<Json<Queue>> {
+    let queues = all_queues(shared, who).await?;
     match queues.into_iter().find(|queue| queue.queue == *name) {
         Some(queue) => Ok(ok(queue)),
         // Its last job was pruned just now, and nothing else names it.
@@ -97,18 +105,23 @@ async fn show(shared: &Shared, name: &QueueName) -> Result<Json<Queue>> {
     operation_id = "drain_worker",
     post, path = "/api/v1/workers/{id}/drain", tag = "status",
     params(("id" = String, Path, description = "The worker's id")),
+    security(("token" = ["admin", "installation"])),
     responses(
         (status = 202, description = "It will.", body = Worker),
         (status = 409, description = "It is not there any more.", body = Problem, content_type = "application/problem+json"),
         (status = "default", description = "Refused.", body = Problem, content_type = "application/problem+json"),
     ),
 )]
-pub(super) async fn drain(State(shared): State<Arc<Shared>>, Path(id): Path<String>) -> Result<Json<Worker>> {
+pub(super) async fn drain(
+    who: Identity,
+    State(shared): State<Arc<Shared>>,
+    Path(id): Path<String>,
+) -> Result<Json<Worker>> {
     let unknown = || Refused::not_found("unknown_worker", format!("there is no worker {id}"));
     let incarnation: IncarnationId = id.parse().map_err(|_| unknown())?;
     shared
         .store
-        .drain(incarnation, LOCAL)
+        .drain(incarnation, &who.name)
         .await
         .map_err(|error| match error.kind() {
             ErrorKind::NotFound => unknown(),
@@ -126,13 +139,14 @@ pub(super) async fn drain(State(shared): State<Arc<Shared>>, Path(id): Path<Stri
 #[utoipa::path(
     operation_id = "lose_realm",
     post, path = "/api/v1/realms/lost", tag = "status", request_body = LoseRequest,
+    security(("token" = ["admin", "installation"])),
     responses(
         (status = 200, description = "What was called lost.", body = LostList),
         (status = 409, description = "A live worker reaches the realm.", body = Problem, content_type = "application/problem+json"),
         (status = "default", description = "Refused.", body = Problem, content_type = "application/problem+json"),
     ),
 )]
-pub(super) async fn lose(State(shared): State<Arc<Shared>>, body: JsonBody) -> Result<Json<LostList>> {
+pub(super) async fn lose(who: Identity, State(shared): State<Arc<Shared>>, body: JsonBody) -> Result<Json<LostList>> {
     let LoseRequest { realm } = body.parse().await?.value;
     let workers = shared.store.workers().await?;
     let known: Vec<&str> = workers
@@ -140,7 +154,7 @@ pub(super) async fn lose(State(shared): State<Arc<Shared>>, body: JsonBody) -> R
         .flat_map(|worker| worker.executors.values())
         .filter_map(|executor| Some(executor.realm.as_ref()?.0.as_str()))
         .collect();
-    let lost = shared.store.lose(&RealmId(realm.clone()), LOCAL).await?;
+    let lost = shared.store.lose(&RealmId(realm.clone()), &who.name).await?;
     if lost.is_empty() && !known.contains(&realm.as_str()) {
         // A slip of the pen must not look as if all was well.
         let detail = format!("nothing runs in a realm {realm:?}, and no worker has told of it");
@@ -160,6 +174,7 @@ pub(super) async fn lose(State(shared): State<Arc<Shared>>, body: JsonBody) -> R
         ("limit" = Option<u64>, Query, description = "At most so many (default 50, at most 500)"),
         ("before" = Option<u64>, Query, description = "Only numbers below this: the last page's `next_before`"),
     ),
+    security(("token" = ["admin", "installation"])),
     responses(
         (status = 200, description = "A page.", body = SetAsideList),
         (status = "default", description = "Refused.", body = Problem, content_type = "application/problem+json"),

@@ -23,9 +23,11 @@ use super::{
     jobs::{count, store_one},
 };
 use crate::{
+    access::Identity,
     body::JsonBody,
     enqueue::{self, entry, executor, traceparent},
     path::{self, Path},
+    policy::refusals_of,
     refused::{Refused, Result, internal, nearest},
     shared::Shared,
 };
@@ -37,6 +39,7 @@ const NAME: &str = "run";
 #[utoipa::path(
     post, path = "/api/v1/apps/{app}/run", tag = "apps", request_body = RunRequest,
     params(("app" = String, Path, description = "The app's name")),
+    security(("token" = ["deploy"])),
     responses(
         (status = 201, description = "The job; it is durable.", body = Job),
         (status = 422, description = "Every mistake stands in `problems`.", body = Problem, content_type = "application/problem+json"),
@@ -44,14 +47,16 @@ const NAME: &str = "run";
     ),
 )]
 pub(super) async fn run(
+    who: Identity,
     State(shared): State<Arc<Shared>>,
     Path(app): Path<String>,
     headers: HeaderMap,
     body: JsonBody,
 ) -> Result<Json<Job>> {
     let app = path::app(&app)?;
+    who.check_app(&shared, &app).await?;
     let request = body.parse::<RunRequest>().await?.value;
-    let catalog = shared.fresh_catalog().await?;
+    let catalog = who.view_of(shared.fresh_catalog().await?);
     let definition = whole(&catalog, &app, &request)?;
     let line = Line {
         queue: queue(&catalog, &app, &request, &definition)?,
@@ -68,6 +73,10 @@ pub(super) async fn run(
         return Err(
             Refused::invalid("unknown_executor", detail).near(nearest(line.executor.as_str(), names.into_iter()))
         );
+    }
+    let refused = refusals_of(&shared.config, &app, &definition);
+    if !refused.is_empty() {
+        return Err(below(refused, 0));
     }
     let job = match request.job {
         Some(job) => job,

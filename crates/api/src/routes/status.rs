@@ -16,6 +16,7 @@ use tokio::time::timeout;
 
 use super::{Json, ok};
 use crate::{
+    access::Identity,
     probes::{self, CHECK, need},
     refused::{Result, internal},
     shared::Shared,
@@ -24,23 +25,26 @@ use crate::{
 /// All queues that have jobs or settings, or that a definition names.
 #[utoipa::path(
     get, path = "/api/v1/queues", tag = "status",
+    security(("token" = ["read"])),
     responses(
         (status = 200, description = "By name.", body = QueueList),
         (status = "default", description = "Refused.", body = Problem, content_type = "application/problem+json"),
     ),
 )]
-pub(super) async fn queues(State(shared): State<Arc<Shared>>) -> Result<Json<QueueList>> {
+pub(super) async fn queues(who: Identity, State(shared): State<Arc<Shared>>) -> Result<Json<QueueList>> {
     Ok(ok(QueueList {
-        queues: all_queues(&shared).await?,
+        queues: all_queues(&shared, &who).await?,
     }))
 }
 
-/// Every queue that something names, by name.
-pub(super) async fn all_queues(shared: &Shared) -> Result<Vec<Queue>> {
+/// Every queue that something names and that may be seen, by name.
+pub(super) async fn all_queues(shared: &Shared, who: &Identity) -> Result<Vec<Queue>> {
     let counts = shared.store.queue_counts().await?;
     let paused = shared.store.paused().await?;
     let catalog = shared.fresh_catalog().await?;
-    Ok(by_queue(&catalog, counts, paused))
+    let mut queues = by_queue(&catalog, counts, paused);
+    queues.retain(|queue| who.sees_queue(&catalog, &queue.queue));
+    Ok(queues)
 }
 
 fn by_queue(catalog: &Catalog, counts: Vec<QueueCounts>, mut paused: BTreeMap<QueueName, Pause>) -> Vec<Queue> {
@@ -75,6 +79,7 @@ fn by_queue(catalog: &Catalog, counts: Vec<QueueCounts>, mut paused: BTreeMap<Qu
 /// All workers, live ones first.
 #[utoipa::path(
     get, path = "/api/v1/workers", tag = "status",
+    security(("token" = ["read", "installation"])),
     responses(
         (status = 200, description = "The workers.", body = WorkerList),
         (status = "default", description = "Refused.", body = Problem, content_type = "application/problem+json"),
@@ -90,6 +95,7 @@ pub(super) async fn workers(State(shared): State<Arc<Shared>>) -> Result<Json<Wo
 /// Whether the process is alive.
 #[utoipa::path(
     get, path = "/healthz", tag = "status",
+    security(()),
     responses((status = 200, description = "It is.", body = Health)),
 )]
 pub(super) async fn healthz() -> Json<Health> {
@@ -99,6 +105,7 @@ pub(super) async fn healthz() -> Json<Health> {
 /// Whether it can do its work. Without the log store or the broker jobs are taken all the same, so that is only degraded.
 #[utoipa::path(
     get, path = "/readyz", tag = "status",
+    security(()),
     responses(
         (status = 200, description = "It can; what is degraded is named.", body = Ready),
         (status = 503, description = "It cannot.", body = Ready),
@@ -124,6 +131,7 @@ pub(super) async fn readyz(State(shared): State<Arc<Shared>>) -> Json<Ready> {
 /// Metrics in Prometheus' text form.
 #[utoipa::path(
     get, path = "/metrics", tag = "status",
+    security(("token" = ["read", "installation"])),
     responses((status = 200, description = "The metrics.", body = String, content_type = "text/plain")),
 )]
 pub(super) async fn metrics(State(shared): State<Arc<Shared>>) -> Result<Response> {

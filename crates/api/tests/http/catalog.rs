@@ -1,7 +1,7 @@
 //! Applying documents, and apps and definitions one by one.
 
 use reqwest::Method;
-use robata_client::{ApplyRequest, ClientError};
+use robata_client::{ApplyOptions, ApplyRequest, ClientError};
 use robata_core::{AppName, store::CatalogStore};
 use serde_json::{Map, Value, json};
 
@@ -20,7 +20,8 @@ async fn plan(server: &Server, document: Value, dry_run: bool) -> Vec<(String, S
         document,
         ..ApplyRequest::default()
     };
-    let answer = server.client.apply(&request, dry_run).await.unwrap();
+    let how = ApplyOptions { dry_run, prune: false };
+    let answer = server.client.apply(&request, how).await.unwrap();
     assert!(answer.problems.is_empty());
     let told = answer.plan.into_iter().map(|item| (item.kind, item.name, item.action));
     told.collect()
@@ -71,7 +72,8 @@ async fn every_mistake_of_a_document_is_told_and_nothing_is_applied() {
         ..ApplyRequest::default()
     };
     for dry_run in [true, false] {
-        let Err(ClientError::Problem(problem)) = server.client.apply(&request, dry_run).await else {
+        let how = ApplyOptions { dry_run, prune: false };
+        let Err(ClientError::Problem(problem)) = server.client.apply(&request, how).await else {
             panic!("taken");
         };
         assert_eq!((problem.status, &*problem.code), (422, "invalid_definitions"));
@@ -90,27 +92,126 @@ async fn every_mistake_of_a_document_is_told_and_nothing_is_applied() {
 }
 
 #[tokio::test]
-async fn what_is_not_offered_yet_is_refused_not_ignored() {
+async fn pruning_removes_what_an_app_of_the_document_leaves_out_and_nothing_else() {
     let server = shop().await;
-    let body = json!({"document": document(), "images": {"shop": "shop:3"}}).to_string();
-    refused(server.post("/api/v1/apply", &body).await, 400, "unsupported").await;
-    let body = json!({"document": document()}).to_string();
-    refused(server.post("/api/v1/apply?prune=true", &body).await, 400, "unsupported").await;
-    let response = server
-        .http
-        .put(server.url("/api/v1/apps/shop"))
-        .header("if-match", "\"1\"")
-        .json(&json!({}))
-        .send()
+    server
+        .apply(json!({"apps": {"bank": {"image": "bank:1", "jobs": {"pay": {}}}}}))
+        .await;
+    let mut less = document();
+    less["apps"]["shop"]["jobs"] = json!({"resize": {}});
+    let request = ApplyRequest {
+        document: less,
+        ..ApplyRequest::default()
+    };
+    for dry_run in [true, false] {
+        let before = server.client.definitions(&app()).await.unwrap();
+        assert_eq!(before.len(), 2, "a dry run changed something");
+        let how = ApplyOptions { dry_run, prune: true };
+        let plan = server.client.apply(&request, how).await.unwrap().plan;
+        let deleted: Vec<_> = plan.iter().filter(|item| item.action == "delete").collect();
+        assert_eq!(deleted.len(), 1, "{plan:?}");
+        assert_eq!(
+            (
+                deleted[0].kind.as_str(),
+                deleted[0].app.as_ref(),
+                deleted[0].name.as_str()
+            ),
+            ("definition", Some(&app()), "mail")
+        );
+    }
+    let left = server.client.definitions(&app()).await.unwrap();
+    assert_eq!(left.len(), 1, "{left:?}");
+    assert_eq!(
+        server.client.definitions(&"bank".parse().unwrap()).await.unwrap().len(),
+        1
+    );
+    let job = server.post("/api/v1/jobs", r#"{"app": "shop", "job": "mail"}"#).await;
+    refused(job, 404, "unknown_definition").await;
+}
+
+#[tokio::test]
+async fn an_image_of_an_apply_stands_in_place_of_the_documents() {
+    let server = shop().await;
+    let request = |images: Value| ApplyRequest {
+        document: document(),
+        images: serde_json::from_value(images).unwrap(),
+    };
+    let new = request(json!({"shop": "shop:2"}));
+    server.client.apply(&new, ApplyOptions::default()).await.unwrap();
+    for definition in server.client.definitions(&app()).await.unwrap() {
+        assert_eq!(
+            (definition.definition["image"].as_str(), definition.version),
+            (Some("shop:2"), 2)
+        );
+    }
+    assert_eq!(server.client.app(&app()).await.unwrap().settings["image"], "shop:2");
+
+    let wrong = request(json!({"shop": "", "shpo": "shop:3"}));
+    for dry_run in [true, false] {
+        let how = ApplyOptions { dry_run, prune: true };
+        let Err(ClientError::Problem(problem)) = server.client.apply(&wrong, how).await else {
+            panic!("taken");
+        };
+        assert_eq!((problem.status, &*problem.code), (422, "invalid_definitions"));
+        let told: Vec<_> = problem
+            .problems
+            .iter()
+            .map(|place| (place.path.join("."), place.code.as_str()))
+            .collect();
+        assert_eq!(
+            told,
+            [
+                ("images.shop".to_owned(), "invalid"),
+                ("images.shpo".to_owned(), "unknown_app")
+            ]
+        );
+    }
+    assert_eq!(server.client.app(&app()).await.unwrap().settings["image"], "shop:2");
+}
+
+#[tokio::test]
+async fn a_description_is_kept_and_shown() {
+    let server = shop().await;
+    let mut described = document();
+    described["apps"]["shop"]["description"] = json!("Sells things.");
+    described["apps"]["shop"]["jobs"]["mail"] = json!({"description": "Tells of an order."});
+    server.apply(described).await;
+    assert_eq!(
+        server.client.app(&app()).await.unwrap().settings["description"],
+        "Sells things."
+    );
+    let of = async |job: &str| {
+        let definition = server.client.definition(&app(), &job.parse().unwrap()).await.unwrap();
+        definition.definition.get("description").cloned()
+    };
+    assert_eq!(
+        (of("mail").await, of("resize").await),
+        (Some(json!("Tells of an order.")), None)
+    );
+    // A definition put alone leaves the app's as it is.
+    let put = settings(json!({"command": ["mail"]}));
+    server
+        .client
+        .put_definition(&app(), &"mail".parse().unwrap(), &put)
         .await
         .unwrap();
-    refused(response, 400, "unsupported").await;
-    refused(
-        server.post("/api/v1/apply?dryrun=true", &body).await,
-        400,
-        "invalid_query",
-    )
-    .await;
+    assert_eq!(
+        server.client.app(&app()).await.unwrap().settings["description"],
+        "Sells things."
+    );
+    assert_eq!(of("mail").await, None);
+    let long = json!({"description": "x".repeat(1_001)}).to_string();
+    let response = server.send(Method::PUT, "/api/v1/apps/shop", &long).await;
+    let problem = refused(response, 422, "invalid_definitions").await;
+    assert_eq!(problem.problems[0].path, ["description"]);
+}
+
+#[tokio::test]
+async fn a_parameter_of_apply_that_there_is_not_is_refused() {
+    let server = shop().await;
+    let body = json!({"document": document()}).to_string();
+    let response = server.post("/api/v1/apply?dryrun=true", &body).await;
+    refused(response, 400, "invalid_query").await;
 }
 
 #[tokio::test]

@@ -11,13 +11,14 @@ use reqwest::{Method, Response};
 use robata_api::{Api, ApiConfig, router};
 use robata_client::{Client, Problem};
 use robata_core::{
-    ClaimId, IncarnationId, JobId,
+    ClaimId, IncarnationId, JobId, Role,
+    access::{NewToken, TokenHash},
     attempt::{AttemptChange, AttemptWrite, Claim, Claimed, HeldAttempt, LogState, LogSummary},
     executor::{Handle, Position, RealmId, Stream},
     finish::{End, Outcome},
     job::{Line, Reference},
     log_store::{Chunk, LogStore, Piece, Seal},
-    store::{AttemptStore, JobStore, Register, WorkerExecutor},
+    store::{AccessStore, AttemptStore, JobStore, Register, Store, WorkerExecutor},
 };
 use robata_logs::{Logs, LogsConfig};
 use robata_store_sqlite::{SqliteConfig, SqliteStore};
@@ -55,6 +56,14 @@ pub(crate) async fn start() -> Server {
 }
 
 pub(crate) async fn start_with(configure: impl FnOnce(&mut ApiConfig)) -> Server {
+    start_over(configure, |store| Arc::new(store)).await
+}
+
+/// The same over a store that stands before the real one.
+pub(crate) async fn start_over(
+    configure: impl FnOnce(&mut ApiConfig),
+    before: impl FnOnce(SqliteStore) -> Arc<dyn Store>,
+) -> Server {
     let folder = tempfile::tempdir().unwrap();
     let store = SqliteStore::open(SqliteConfig::new(folder.path().join("store")))
         .await
@@ -66,14 +75,12 @@ pub(crate) async fn start_with(configure: impl FnOnce(&mut ApiConfig)) -> Server
     .unwrap();
     let mut config = ApiConfig::default();
     configure(&mut config);
-    let api = Api::new(Arc::new(store.clone()), Arc::new(logs.clone()), config);
+    let api = Api::new(before(store.clone()), Arc::new(logs.clone()), config);
     let shutdown = api.shutdown.clone();
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let address = listener.local_addr().unwrap();
-    let task = tokio::spawn(async move { axum::serve(listener, router(api)).await.unwrap() });
+    let (address, task) = serve(api).await;
     Server {
         client: Client::new(&format!("http://{address}"), None).unwrap(),
-        http: reqwest::Client::builder().no_proxy().build().unwrap(),
+        http: robata_testkit::http().build().unwrap(),
         address,
         store,
         logs,
@@ -81,6 +88,16 @@ pub(crate) async fn start_with(configure: impl FnOnce(&mut ApiConfig)) -> Server
         folder,
         task,
     }
+}
+
+/// Another master over the same store.
+pub(crate) async fn serve(api: Api) -> (SocketAddr, JoinHandle<()>) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    (
+        address,
+        tokio::spawn(async move { axum::serve(listener, router(api)).await.unwrap() }),
+    )
 }
 
 /// A server with an app `shop` that has the definitions `resize` (env LOCALE, queue images) and `mail`.
@@ -103,7 +120,7 @@ impl Server {
             document,
             ..Default::default()
         };
-        self.client.apply(&request, false).await.unwrap();
+        self.client.apply(&request, Default::default()).await.unwrap();
     }
 
     pub(crate) fn url(&self, path: &str) -> String {
@@ -118,6 +135,36 @@ impl Server {
             .send()
             .await
             .unwrap()
+    }
+
+    /// A token made past the API, with a secret that says what it is.
+    pub(crate) async fn token(&self, name: &str, role: Role, app: Option<&str>) -> String {
+        let secret = format!("rbt_secret-of-{name}");
+        let new = NewToken {
+            name: name.parse().unwrap(),
+            role,
+            app: app.map(|app| app.parse().unwrap()),
+            hash: TokenHash::of(&secret),
+            lasts: None,
+        };
+        self.store.create_token(new, "test").await.unwrap();
+        secret
+    }
+
+    /// What the bearer of a token is answered.
+    pub(crate) async fn send_as(&self, token: &str, method: Method, path: &str, body: &str) -> Response {
+        let request = self.http.request(method, self.url(path)).bearer_auth(token);
+        let request = request.header("content-type", "application/json").body(body.to_owned());
+        request.send().await.unwrap()
+    }
+
+    pub(crate) async fn get_as(&self, token: &str, path: &str) -> Response {
+        self.http.get(self.url(path)).bearer_auth(token).send().await.unwrap()
+    }
+
+    /// A client with a token.
+    pub(crate) fn client_as(&self, token: &str) -> Client {
+        Client::new(&self.url(""), Some(token)).unwrap()
     }
 
     pub(crate) async fn post(&self, path: &str, body: &str) -> Response {

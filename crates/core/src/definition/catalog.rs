@@ -36,6 +36,8 @@ pub struct QueueSettings {
 /// An application.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct App {
+    /// What it is, for people; of the app alone, not of its jobs.
+    pub description: Option<String>,
     /// A job's keys, for all jobs of the app, as they were written.
     pub options: Options,
     /// At most so many attempts of the app at once.
@@ -106,6 +108,8 @@ pub enum CatalogWrite {
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct AppSettings {
     /// As in [`App`].
+    pub description: Option<String>,
+    /// As in [`App`].
     pub options: Options,
     /// As in [`App`].
     pub max_running: Option<u32>,
@@ -148,6 +152,7 @@ impl Catalog {
             }
             CatalogWrite::App(name, settings) => {
                 let app = Arc::make_mut(self.apps.entry(name).or_default());
+                app.description = settings.description;
                 app.options = settings.options;
                 app.max_running = settings.max_running;
                 app.retention = settings.retention;
@@ -184,6 +189,7 @@ impl App {
     #[must_use]
     pub fn settings(&self) -> AppSettings {
         AppSettings {
+            description: self.description.clone(),
             options: self.options.clone(),
             max_running: self.max_running,
             retention: self.retention,
@@ -196,6 +202,9 @@ impl AppSettings {
     #[must_use]
     pub fn shown(&self) -> Options {
         let mut shown = self.options.clone();
+        if let Some(description) = &self.description {
+            shown.insert("description".into(), description.clone().into());
+        }
         if let Some(limit) = self.max_running {
             shown.insert("max_running".into(), limit.into());
         }

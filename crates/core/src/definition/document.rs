@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, time::Duration};
 use serde::Serialize;
 use serde_json::{Map, Value};
 
-use super::{Definition, PayloadEnv, QueueSettings, Retention, Security};
+use super::{Definition, PayloadEnv, QueueSettings, Retention, Security, docker, variables};
 use crate::name::{AppName, JobName, QueueName};
 
 /// A JSON object as it was written: one layer of a definition.
@@ -13,6 +13,9 @@ pub type Options = Map<String, Value>;
 
 /// The longest duration that a definition may name.
 const LONGEST: Duration = Duration::from_secs(3650 * 24 * 3600);
+
+/// The longest description, in characters.
+const LONGEST_DESCRIPTION: usize = 1_000;
 
 /// One mistake in a document.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -39,6 +42,8 @@ pub struct Document {
 /// `[apps.X]`.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct AppDocument {
+    /// What it is, for people.
+    pub description: Option<String>,
     /// A job's keys, for all jobs of the app.
     pub options: Options,
     /// At most so many attempts of the app at once.
@@ -97,20 +102,19 @@ fn merge_into(below: &mut Options, above: &Options) {
 
 /// The whole definition of merged layers, checked across its keys; paths are below `path`.
 pub fn definition(merged: Options, path: &[&str]) -> Result<Definition, Vec<Problem>> {
-    let problem = |key: &str, code, message: String| {
+    let problem = |keys: &[String], code, message: String| {
         let path = path
             .iter()
-            .copied()
-            .chain((!key.is_empty()).then_some(key))
-            .map(str::to_owned)
+            .map(|&key| key.to_owned())
+            .chain(keys.iter().cloned())
             .collect();
         vec![Problem { path, code, message }]
     };
     let read: Definition =
-        serde_json::from_value(Value::Object(merged)).map_err(|error| problem("", "invalid", error.to_string()))?;
+        serde_json::from_value(Value::Object(merged)).map_err(|error| problem(&[], "invalid", error.to_string()))?;
     if read.image.is_none() && read.command.as_ref().is_none_or(Vec::is_empty) && read.entrypoint.is_none() {
         return Err(problem(
-            "",
+            &[],
             "nothing_to_run",
             "neither an image nor a command: set `image`, or `command` for a process".into(),
         ));
@@ -121,12 +125,17 @@ pub fn definition(merged: Options, path: &[&str]) -> Result<Definition, Vec<Prob
         .is_some_and(|user| matches!(user.split(':').next(), Some("root" | "0")));
     if read.security == Security::Restricted && is_root {
         return Err(problem(
-            "user",
+            &["user".to_owned()],
             "policy",
             "security = \"restricted\" does not run as root".into(),
         ));
     }
-    Ok(read)
+    let wrong: Vec<_> = variables::set_twice(&read)
+        .into_iter()
+        .chain(docker::across(&read))
+        .flat_map(|(keys, code, message)| problem(&keys, code, message))
+        .collect();
+    if wrong.is_empty() { Ok(read) } else { Err(wrong) }
 }
 
 #[derive(Default)]
@@ -171,7 +180,12 @@ impl Reader {
                 "defaults" => {
                     if let Some(options) = reader.table(value) {
                         for (key, value) in options {
-                            reader.at(key, |reader| reader.option(key, value));
+                            reader.at(key, |reader| match key.as_str() {
+                                "description" => {
+                                    reader.problem("unknown_key", "a description is of one app or one job")
+                                }
+                                _ => reader.option(key, value),
+                            });
                         }
                         document.defaults = Some(options.clone());
                     }
@@ -224,6 +238,10 @@ impl Reader {
                         }
                         options
                     });
+                }
+                "description" => {
+                    reader.option(key, value);
+                    app.description = value.as_str().map(str::to_owned);
                 }
                 "max_running" => app.max_running = reader.max_running(value),
                 "retention" => app.retention = reader.retention(value),
@@ -291,10 +309,9 @@ impl Reader {
     /// What serde cannot say about one key.
     fn rules(&mut self, key: &str, definition: &Definition) {
         match key {
-            "secrets" if !definition.secrets.is_empty() => {
-                // To run without what a job needs would be worse than not to run it.
-                self.problem("unsupported", "secrets are not supported yet: leave this key out");
-            }
+            "description" => self.description(definition.description.as_deref().unwrap_or_default()),
+            "secrets" => self.below(variables::secrets(definition)),
+            "docker" => self.below(docker::mistakes(&definition.docker)),
             "payload_env" => {
                 if let PayloadEnv::Names(names) = &definition.payload_env {
                     self.env_names(names);
@@ -344,6 +361,29 @@ impl Reader {
         }
     }
 
+    fn below(&mut self, wrong: Vec<variables::Wrong>) {
+        for (path, code, message) in wrong {
+            self.path.extend(path.iter().cloned());
+            self.problem(code, message);
+            self.path.truncate(self.path.len() - path.len());
+        }
+    }
+
+    /// Terminals show it: nothing in it may move the cursor.
+    fn description(&mut self, text: &str) {
+        let length = text.chars().count();
+        if length > LONGEST_DESCRIPTION {
+            let message = format!("has {length} characters; at most {LONGEST_DESCRIPTION}");
+            self.problem("invalid", message);
+        }
+        if text.chars().any(|c| c.is_control() && c != '\n' && c != '\t') {
+            self.problem(
+                "invalid",
+                "has a control character; only new lines and tabs may be in it",
+            );
+        }
+    }
+
     /// None may be so long that a clock cannot count it.
     fn duration(&mut self, duration: Option<Duration>) {
         if duration.is_some_and(|duration| duration > LONGEST) {
@@ -363,7 +403,7 @@ impl Reader {
         let text = error.to_string();
         if let Some(rest) = text.strip_prefix("unknown field `") {
             let known: Vec<&str> = rest.split('`').skip(2).step_by(2).collect();
-            return self.unknown(key, &known);
+            return self.unknown(rest.split('`').next().unwrap_or(key), &known);
         }
         // serde_json ends with a place in text that nobody wrote.
         let message = text.split(" at line ").next().unwrap_or(&text);
@@ -520,23 +560,12 @@ mod tests {
     }
 
     #[test]
-    fn secrets_are_a_problem_until_they_are_built() {
-        assert_eq!(
-            problems(json!({"secrets": {"DATABASE_URL": "database-url"}})),
-            ["secrets unsupported"]
-        );
-        assert!(problems(json!({"secrets": {}})).is_empty());
-        let document = json!({"apps": {"shop": {"secrets": {"A": "a"}, "jobs": {"x": {"secrets": {"B": "b"}}}}}});
-        let told = Document::read(&document).unwrap_err();
-        assert_eq!(told.len(), 2, "{told:?}");
-    }
-
-    #[test]
     fn the_designs_own_example_is_read() {
         let document = json!({
             "queues": {"images": {"max_running": 20}},
             "apps": {"shop": {
                 "image": "registry.example.com/shop:1", "env": {"RAILS_ENV": "production"},
+                "secrets": {"DATABASE_URL": "database-url"},
                 "retention": {"jobs": "30d", "failed": "90d", "logs": "30d"},
                 "jobs": {"resize-image": {
                     "command": ["bin/resize", "--strict"], "entrypoint": ["/bin/tini", "--"], "queue": "images",
@@ -554,6 +583,7 @@ mod tests {
         let definition = definition(merged, &[]).unwrap();
         assert_eq!(definition.retry.max_attempts, 5);
         assert_eq!(definition.env["RAILS_ENV"], "production");
+        assert_eq!(definition.secrets["DATABASE_URL"].as_str(), "database-url");
         assert_eq!(definition.resources.memory_at_most().unwrap().bytes, 256 << 20);
     }
 }

@@ -1,10 +1,13 @@
 //! Job definitions: what to run for a job name of an app (DESIGN.md §6, "Definitions").
 
 pub mod catalog;
+pub mod docker;
 pub mod document;
 pub mod duration;
+mod images;
 pub mod plan;
 pub mod quantity;
+mod variables;
 
 use std::{collections::BTreeMap, time::Duration};
 
@@ -12,12 +15,13 @@ use serde::{Deserialize, Serialize};
 
 pub use self::{
     catalog::{App, Catalog, CatalogWrite, JobEntry, QueueSettings, Retention},
+    docker::{DockerOptions, PullPolicy},
     document::{Document, Problem},
     plan::{Plan, PlanAction, PlanItem, PlanKind},
     quantity::{Cpu, Limit, Memory},
 };
 use crate::{
-    name::{ExecutorName, QueueName},
+    name::{ExecutorName, QueueName, SecretName},
     retry::RetryPolicy,
 };
 
@@ -25,6 +29,9 @@ use crate::{
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Definition {
+    /// What the job is for, for people.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub description: Option<String>,
     /// The container's image; a definition with an image never becomes a process on the host.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub image: Option<String>,
@@ -45,7 +52,7 @@ pub struct Definition {
     pub env: BTreeMap<String, String>,
     /// Environment variables by a secret's name, resolved where the attempt starts.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
-    pub secrets: BTreeMap<String, String>,
+    pub secrets: BTreeMap<String, SecretName>,
     /// The queue; default: the app's name.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub queue: Option<QueueName>,
@@ -87,6 +94,7 @@ pub struct Definition {
 impl Default for Definition {
     fn default() -> Self {
         Self {
+            description: None,
             image: None,
             command: None,
             entrypoint: None,
@@ -197,44 +205,8 @@ pub enum Security {
     Baseline,
     /// Also: all capabilities dropped, non-root.
     Restricted,
-}
-
-/// When an image is pulled.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum PullPolicy {
-    /// Where it is not there yet.
-    #[default]
-    IfAbsent,
-    /// Before each attempt.
-    Always,
-    /// Never.
-    Never,
-}
-
-/// What only Docker executors know.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct DockerOptions {
-    /// When the image is pulled.
-    pub pull: PullPolicy,
-    /// The network: `none`, or a name that the operator allows; default: the engine's own.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub network: Option<String>,
-    /// Networks joined beside it.
-    #[serde(skip_serializing_if = "Vec::is_empty")]
-    pub networks: Vec<String>,
-    /// The size of `/dev/shm`.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub shm_size: Option<Memory>,
-    /// Folders in memory: path → size.
-    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
-    pub tmpfs: BTreeMap<String, Memory>,
-    /// Whether the root file system is read-only.
-    pub read_only: bool,
-    /// Whether an init runs as process 1 (default: yes).
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub init: Option<bool>,
+    /// No isolation from the machine's kernel and devices; only where the operator's policy allows it.
+    Privileged,
 }
 
 /// What only process executors know.

@@ -119,6 +119,7 @@ impl Catalog {
         let old_settings = old.map(|app| app.settings());
         let settings = match new {
             Some(app) => AppSettings {
+                description: app.description.clone(),
                 options: app.options.clone(),
                 max_running: app.max_running,
                 retention: app.retention,
@@ -323,6 +324,80 @@ mod tests {
                 .iter()
                 .any(|item| item.changes == ["image: \"i:1\" → \"i:2\""])
         );
+    }
+
+    #[test]
+    fn pruning_removes_nothing_of_an_app_that_the_document_does_not_name() {
+        let both = json!({"defaults": {"timeout": "1m"}, "apps": {
+            "a": {"image": "i", "jobs": {"x": {}, "y": {}}}, "b": {"image": "i", "jobs": {"z": {}}}}});
+        let (catalog, _) = applied(&Catalog::default(), both, false);
+        // Changed defaults reach the other app, too: its definitions are planned, and still not pruned.
+        let less = json!({"defaults": {"timeout": "2m"}, "apps": {"a": {"image": "i", "jobs": {"x": {}}}}});
+        let (pruned, plan) = applied(&catalog, less, true);
+        let deleted: Vec<_> = plan
+            .items
+            .iter()
+            .filter(|item| item.action == PlanAction::Delete)
+            .collect();
+        assert_eq!(deleted.len(), 1, "{deleted:?}");
+        assert_eq!((deleted[0].name.as_str(), pruned.apps["b"].jobs.len()), ("y", 1));
+        let (none, _) = applied(&catalog, json!({"apps": {"a": {"image": "i"}}}), true);
+        assert!(none.apps["a"].jobs.is_empty() && none.apps.contains_key("b"));
+    }
+
+    #[test]
+    fn a_description_is_of_its_app_or_its_job_alone() {
+        let document = json!({"apps": {"a": {"image": "i", "description": "The shop.\nAll of it.",
+            "jobs": {"x": {"description": "Resizes."}, "y": {}}}}});
+        let (catalog, _) = applied(&Catalog::default(), document.clone(), false);
+        let app = &catalog.apps["a"];
+        assert_eq!(app.description.as_deref(), Some("The shop.\nAll of it."));
+        let of = |job: &str| app.jobs[&JobName::new(job).unwrap()].definition.description.clone();
+        assert_eq!((of("x").as_deref(), of("y")), (Some("Resizes."), None));
+        assert_eq!(app.settings().shown()["description"], "The shop.\nAll of it.");
+        let (_, again) = applied(&catalog, document, false);
+        assert!(again.writes.is_empty());
+        let (catalog, plan) = applied(&catalog, json!({"apps": {"a": {"image": "i"}}}), false);
+        assert_eq!(catalog.apps["a"].description, None);
+        assert_eq!(
+            plan.items[0].changes,
+            ["description: \"The shop.\\nAll of it.\" → unset"]
+        );
+    }
+
+    #[test]
+    fn a_description_is_bounded_and_moves_no_cursor() {
+        let long = "ä".repeat(1_001);
+        for (document, path) in [
+            (
+                json!({"apps": {"a": {"description": long}}}),
+                "apps.a.description invalid",
+            ),
+            (
+                json!({"apps": {"a": {"description": "\u{1b}[2J"}}}),
+                "apps.a.description invalid",
+            ),
+            (
+                json!({"apps": {"a": {"jobs": {"x": {"description": "\r"}}}}}),
+                "apps.a.jobs.x.description invalid",
+            ),
+            (
+                json!({"apps": {"a": {"description": 3}}}),
+                "apps.a.description wrong_type",
+            ),
+            (
+                json!({"defaults": {"description": "x"}}),
+                "defaults.description unknown_key",
+            ),
+        ] {
+            let problems = Document::read(&document).unwrap_err();
+            let told: Vec<_> = problems
+                .iter()
+                .map(|p| format!("{} {}", p.path.join("."), p.code))
+                .collect();
+            assert_eq!(told, [path]);
+        }
+        Document::read(&json!({"apps": {"a": {"description": "ä".repeat(1_000)}}})).unwrap();
     }
 
     #[test]

@@ -4,6 +4,7 @@
 
 mod act;
 mod attempt;
+mod audit;
 mod claim;
 mod job;
 mod limit;
@@ -12,6 +13,7 @@ mod tally;
 mod write;
 
 pub use attempt::AttemptRow;
+pub use audit::Deed;
 pub use claim::{Candidate, Effective, Fit};
 pub use job::JobRow;
 pub use limit::{Scope, limits};

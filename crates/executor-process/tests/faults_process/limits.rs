@@ -189,6 +189,9 @@ async fn what_cannot_be_is_refused_before_anything_is_made() {
     root.user = Some("0".to_owned());
     root.security = Security::Restricted;
     assert!(refused(&place, root).await.contains("restricted"));
+    let mut privileged = sh("exit 0");
+    privileged.security = Security::Privileged;
+    assert!(refused(&place, privileged).await.contains("privileged"));
     let mut relative = sh("exit 0");
     relative.working_dir = Some("here".to_owned());
     assert!(refused(&place, relative).await.contains("absolute"));

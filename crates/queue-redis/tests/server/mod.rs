@@ -54,7 +54,11 @@ fn spawn(port: u16, folder: &TempDir, options: &[&str]) -> Result<Child> {
 
 impl Server {
     pub(crate) async fn start(options: &[&str]) -> Result<Self> {
-        let (port, folder) = (free_port()?, TempDir::new()?);
+        Self::start_at(free_port()?, options).await
+    }
+
+    pub(crate) async fn start_at(port: u16, options: &[&str]) -> Result<Self> {
+        let folder = TempDir::new()?;
         let child = spawn(port, &folder, options)?;
         let server = Self { port, folder, child };
         server.up().await?;
@@ -103,8 +107,10 @@ impl Server {
     }
 
     pub(crate) async fn link(&self) -> Result<redis::aio::MultiplexedConnection> {
+        // Some administration waits for the replicas' word.
+        let options = redis::AsyncConnectionConfig::new().set_response_timeout(Some(SOON));
         Ok(redis::Client::open(self.url())?
-            .get_multiplexed_async_connection()
+            .get_multiplexed_async_connection_with_config(&options)
             .await?)
     }
 

@@ -74,7 +74,10 @@ impl Database {
     /// The same on another server.
     pub(crate) async fn on(server: &str) -> Result<Self> {
         // By the migrations' own text, so that a changed one gets a new template.
-        let text = include_str!("../../migrations/0001_first.sql");
+        let text = concat!(
+            include_str!("../../migrations/0001_first.sql"),
+            include_str!("../../migrations/0002_access.sql"),
+        );
         let hash = text.bytes().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
             (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
         });

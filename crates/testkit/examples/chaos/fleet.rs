@@ -259,7 +259,8 @@ slots = {SLOTS}
                     self.settings.with_extension("log").display()
                 );
             }
-            let answer = reqwest::Client::new()
+            let answer = robata_testkit::http()
+                .build()?
                 .get(&url)
                 .timeout(Duration::from_secs(2))
                 .send()

@@ -34,7 +34,7 @@ pub(crate) struct Load {
 impl Load {
     pub(crate) fn new(masters: Vec<u16>, image: Option<String>) -> Result<Arc<Self>> {
         Ok(Arc::new(Self {
-            client: Client::builder().timeout(Duration::from_secs(5)).build()?,
+            client: robata_testkit::http().timeout(Duration::from_secs(5)).build()?,
             masters,
             image,
             accepted: Mutex::default(),

@@ -8,7 +8,7 @@ use robata_core::{
     Error, ErrorKind, Result, Timestamp,
     executor::{
         Capabilities, Event, Executor, Handle, Observation, Output, Owned, Position, Prepare, Prepared, ReadOutput,
-        RealmId, Target, ThingState, label,
+        RealmId, Stream, Target, ThingState, label,
     },
     finish::End,
 };
@@ -138,6 +138,14 @@ fn play(shared: &Arc<Shared>, handle: &Handle) {
                 Step::Print(stream, text) => {
                     if let Some(thing) = shared.realm().things.get_mut(&handle) {
                         thing.output.push((clock::now(), stream, text.into()));
+                    }
+                }
+                Step::Env(name) => {
+                    if let Some(thing) = shared.realm().things.get_mut(&handle) {
+                        let secret = thing.spec.secret_env.get(&name).map(|value| value.expose());
+                        let value = secret.or(thing.spec.env.get(&name).map(String::as_str));
+                        let text = value.unwrap_or_default().to_owned();
+                        thing.output.push((clock::now(), Stream::Stdout, text.into()));
                     }
                 }
                 Step::After(pause) => std::thread::sleep(pause),

@@ -34,8 +34,8 @@ use crate::checker::Line;
 /// Events that a slow listener may be behind before it is told of a gap.
 const EVENTS: usize = 256;
 
-/// The commands that things of a scripted engine understand, word by word: `print:TEXT`, `eprint:TEXT`, `after:MILLIS`,
-/// `exit:CODE`, `signal:NUMBER`, `oom`, `on-term:CODE`, `ignore-term`. Any other word is refused as a wrong command.
+/// The commands that things of a scripted engine understand, word by word: `print:TEXT`, `eprint:TEXT`, `env:NAME` (prints
+/// the variable), `after:MILLIS`, `exit:CODE`, `signal:NUMBER`, `oom`, `on-term:CODE`, `ignore-term`. Any other word is refused as a wrong command.
 #[must_use]
 pub fn command(words: &[&str]) -> Option<Vec<String>> {
     Some(words.iter().map(|word| (*word).to_owned()).collect())

@@ -12,6 +12,8 @@ use robata_core::{
 pub(crate) enum Step {
     /// `print:TEXT`, `eprint:TEXT`.
     Print(Stream, String),
+    /// `env:NAME`: prints this variable.
+    Env(String),
     /// `after:MILLIS`.
     After(Duration),
     /// `exit:CODE`, `signal:NUMBER`, `oom`.
@@ -35,6 +37,7 @@ fn step(word: &str) -> Result<Step, String> {
     Ok(match name {
         "print" => Step::Print(Stream::Stdout, rest.to_owned()),
         "eprint" => Step::Print(Stream::Stderr, rest.to_owned()),
+        "env" => Step::Env(rest.to_owned()),
         "after" => Step::After(Duration::from_millis(rest.parse().map_err(|_| wrong())?)),
         "exit" => Step::End(End::Exited(number()?)),
         "signal" => Step::End(End::Signalled(number()?)),

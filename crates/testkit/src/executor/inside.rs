@@ -1,7 +1,7 @@
 //! Cases of what a thing sees: its payload, its environment, its folder, its arguments.
 
 use bytes::Bytes;
-use robata_core::finish::End;
+use robata_core::{Secret, executor::Target, finish::End};
 
 use super::Stage;
 
@@ -64,6 +64,33 @@ pub async fn the_environment_is_exactly_as_given(stage: Stage) {
     let rest = values.pop().unwrap_or_default();
     assert_eq!(values, given.map(|(_, value)| value));
     assert_eq!(rest.split_whitespace().collect::<Vec<_>>(), ["32768", "unset"]);
+}
+
+/// A secret's variable comes through as any other, and stands in nothing that is told of the thing.
+pub async fn a_secret_is_in_the_environment_and_in_nothing_else(stage: Stage) {
+    let value = "s3cr3t with \"quotes\",\nlines and žluť";
+    let mut spec = stage.sh("printf '%s\\001%s' \"$SECRET\" \"$PLAIN\"; exit 7");
+    spec.env.insert("PLAIN".to_owned(), "plain".to_owned());
+    // What is secret wins.
+    spec.env.insert("SECRET".to_owned(), "plain".to_owned());
+    let secret = Secret::from_bytes(value.as_bytes().to_vec()).expect("a value that an environment can hold");
+    spec.secret_env.insert("SECRET".to_owned(), secret);
+    let (handle, ending) = stage.run_to_end(spec).await;
+    assert_eq!(ending.end, End::Exited(7));
+    assert_eq!(stage.printed(&handle).await.text(), format!("{value}\u{1}plain"));
+    let seen = stage
+        .executor
+        .observe(&[Target::Handle(handle.clone())])
+        .await
+        .expect("the engine answers");
+    let owned = stage.executor.owned().await.expect("the engine answers");
+    for told in [
+        format!("{seen:?}"),
+        format!("{owned:?}"),
+        format!("{handle:?}{ending:?}"),
+    ] {
+        assert!(!told.contains("s3cr3t"), "{told}");
+    }
 }
 
 /// Nothing of the worker's own environment reaches a job but PATH, HOME and LANG.

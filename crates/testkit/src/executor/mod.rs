@@ -84,7 +84,8 @@ macro_rules! executor_suite {
             output: output_is_whole_to_a_last_line_without_newline, binary_and_escape_bytes_come_through, a_line_of_a_megabyte_comes_through,
                 stdout_and_stderr_are_told_apart, following_shows_output_while_it_runs_and_then_ends, output_goes_on_from_any_position,
                 a_slow_reader_neither_blocks_the_thing_nor_loses_bytes, output_of_what_never_was_is_not_found, a_restarted_worker_reads_the_whole_output;
-            inside: the_payload_file_has_the_exact_bytes, the_environment_is_exactly_as_given, nothing_of_our_environment_leaks_in,
+            inside: the_payload_file_has_the_exact_bytes, the_environment_is_exactly_as_given,
+                a_secret_is_in_the_environment_and_in_nothing_else, nothing_of_our_environment_leaks_in,
                 it_runs_in_the_given_folder, arguments_are_no_shell_text;
             owned: owned_lists_only_this_installations_things, labels_come_back_as_they_were_given, remove_without_force_refuses_what_runs,
                 remove_with_force_ends_what_runs, remove_takes_what_never_ran_and_what_has_ended, remove_of_an_absent_thing_is_well,

@@ -39,13 +39,14 @@ pub async fn the_catalog_is_there_after_a_restart(mut world: World) -> Result<()
     world
         .apply(
             r#"{"defaults": {"timeout": "5m"}, "queues": {"shop": {"max_running": 3}},
-                "apps": {"shop": {"command": ["true"], "executor": "process", "max_running": 7,
+                "apps": {"shop": {"command": ["true"], "executor": "process", "max_running": 7, "description": "Sells.",
                                   "retention": {"jobs": "2d"}, "jobs": {"mail": {"env": {"A": "b"}}}}}}"#,
         )
         .await?;
     let before = world.store().catalog().await?;
     let mail = before.job(&name("shop")?, &name("mail")?).map(|entry| entry.version);
     ensure!(mail == Some(2), "{mail:?}");
+    ensure!(before.apps["shop"].description.as_deref() == Some("Sells."));
     world.harness.reopen().await?;
     ensure!(world.store().catalog().await? == before);
     let deletes = vec![

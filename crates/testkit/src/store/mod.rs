@@ -4,6 +4,7 @@
 //! `robata_testkit::store_suite!(make)` makes one test of each case; `make` is an async closure that answers a [`Harness`]
 //! with a new, empty store.
 
+mod access;
 mod act;
 mod catalog;
 mod claim;
@@ -17,6 +18,7 @@ mod retention;
 mod schedule;
 mod world;
 
+pub use access::*;
 pub use act::*;
 pub use catalog::*;
 pub use claim::*;
@@ -142,6 +144,18 @@ macro_rules! store_suite {
             a_realm_in_which_a_live_worker_holds_something_is_not_lost,
             what_is_set_aside_is_kept_with_its_reason,
             a_heartbeat_tells_what_is_followed,
+            a_token_is_told_as_it_was_made,
+            a_name_is_free_again_once_its_token_is_revoked,
+            a_secret_is_never_given_to_another_token,
+            of_fifty_tokens_with_one_name_at_once_one_is_made,
+            expired_tokens_are_told_until_they_are_revoked,
+            there_ever_was_a_token_though_it_was_revoked,
+            a_token_is_revoked_once,
+            making_and_revoking_a_token_is_hinted_at,
+            the_audit_tells_who_did_what,
+            what_changed_nothing_is_not_in_the_audit,
+            audit_pages_give_each_record_once,
+            the_audit_is_kept_for_a_year,
             no_sequence_of_events_leaves_the_table,
         }
     };
@@ -173,6 +187,7 @@ mod tests {
                 include_str!("hold.rs"),
                 include_str!("schedule.rs"),
                 include_str!("operate.rs"),
+                include_str!("access.rs"),
                 include_str!("retention.rs"),
                 include_str!("catalog.rs"),
                 include_str!("read.rs"),

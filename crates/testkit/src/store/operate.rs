@@ -202,7 +202,12 @@ pub async fn a_worker_that_is_asked_to_drain_is_told_and_shown(world: World) -> 
     Ok(())
 }
 
-async fn prepared(world: &World, worker: IncarnationId, job: &str, realm: &str) -> Result<robata_core::AttemptId> {
+pub(super) async fn prepared(
+    world: &World,
+    worker: IncarnationId,
+    job: &str,
+    realm: &str,
+) -> Result<robata_core::AttemptId> {
     let held = world.running(worker, job).await?;
     let change = AttemptChange::Prepared {
         realm: RealmId(realm.into()),

@@ -3,7 +3,7 @@
 use std::{path::PathBuf, time::Duration};
 
 use anyhow::{Context as _, bail, ensure};
-use robata_client::ApplyRequest;
+use robata_client::{ApplyOptions, ApplyRequest};
 use robata_settings::{Defaults, Settings, Sources, StoreSettings};
 use serde_json::json;
 use sqlx::{PgPool, postgres::PgPoolOptions};
@@ -77,7 +77,7 @@ impl Crew {
             ..ApplyRequest::default()
         };
         let front = fronts.first().context("a fleet has a master")?;
-        let applied = front.client.apply(&request, false).await?;
+        let applied = front.client.apply(&request, ApplyOptions::default()).await?;
         ensure!(
             applied.problems.is_empty(),
             "the bench's definitions: {:?}",
