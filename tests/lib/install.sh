@@ -5,13 +5,21 @@
 missing_packages() {
   if ! command -v dockerd >/dev/null && ! an_engine_answers; then echo docker.io; fi
   command -v ip >/dev/null || echo iproute2
+  command -v c++ >/dev/null || echo g++
+  has_schemathesis || python3 -c 'import ensurepip, venv' 2>/dev/null || echo python3-venv
   command -v iptables >/dev/null || echo iptables
   command -v docker-registry >/dev/null || echo docker-registry
+  if [ -z "${ROBATA_TEST_PODMAN_HOST:-}" ]; then
+    command -v podman >/dev/null || echo podman
+    command -v runc >/dev/null || echo runc
+    command -v catatonit >/dev/null || echo catatonit
+  fi
   static_busybox >/dev/null || echo busybox-static
   [ -e /usr/lib/x86_64-linux-gnu/faketime ] || echo faketime
   [ -n "${ROBATA_TEST_POSTGRES_URL:-}" ] || postgres_programs >/dev/null || echo postgresql
   [ -n "${ROBATA_TEST_PGBOUNCER_URL:-}" ] || command -v pgbouncer >/dev/null || echo pgbouncer
   [ -n "${ROBATA_TEST_REDIS_URL:-}" ] || command -v redis-server >/dev/null || command -v valkey-server >/dev/null || echo redis-server
+  if missing_aws && ! python3 -c 'import ensurepip' 2>/dev/null; then echo python3-venv; fi
 }
 
 an_engine_answers() {
@@ -33,10 +41,15 @@ install_missing() {
     fi
   fi
 
+  if missing_aws; then
+    install_aws || say 'ministack could not be installed'
+  fi
+
   if ! cargo nextest --version >/dev/null 2>&1; then
     say 'installing cargo-nextest, from source'
     cargo install --locked cargo-nextest || say 'cargo-nextest could not be installed'
   fi
+  has_schemathesis || install_schemathesis || say 'Schemathesis could not be installed'
 }
 
 install_packages() {

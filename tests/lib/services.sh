@@ -9,6 +9,10 @@ declare -A WHY=()  # service → why it is missing
 ENDING=()          # commands that end what was started, in the order of starting
 # shellcheck source=tests/lib/databases.sh
 . tests/lib/databases.sh
+# shellcheck source=tests/lib/podman.sh
+. tests/lib/podman.sh
+# shellcheck source=tests/lib/aws.sh
+. tests/lib/aws.sh
 TEST_IMAGE=robata-test/busybox:1
 REGISTRY_USER=robata
 REGISTRY_PASSWORD=secret
@@ -19,13 +23,15 @@ REGISTRY_HTPASSWD='robata:$2b$04$robatatestrobatatestreQki7GF7CQxQwY6twv7PluvcaK
 # Prints the nextest filter for the tests that cannot run without a service.
 #   docker    "docker" stands in the test's name or module, or in the name of its file or package under tests/
 #   registry  of those, the tests with "registry" in their name
-#   postgres, pgbouncer, redis   as with docker, by their own names
+#   podman    "podman" stands in the test's name or module
+#   postgres, pgbouncer, redis, s3   as with docker, by their own names
 service_filter() {
   local docker='(test(/docker/) or (kind(test) and binary_id(/docker/)))'
   case $1 in
     docker) echo "$docker" ;;
     registry) echo "($docker and test(/registry/))" ;;
-    postgres | pgbouncer | redis) echo "(test(/$1/) or (kind(test) and binary_id(/$1/)))" ;;
+    podman) echo "test(/podman/)" ;;
+    postgres | pgbouncer | redis | s3) echo "(test(/$1/) or (kind(test) and binary_id(/$1/)))" ;;
   esac
 }
 
@@ -35,9 +41,11 @@ start_services() {
     start_docker
     start_registry
   fi
+  if needed podman; then start_podman; fi
   if needed postgres || needed pgbouncer; then start_postgres; fi
   if needed pgbouncer; then start_pgbouncer; fi
   if needed redis; then start_redis; fi
+  if needed s3; then start_s3; fi
 }
 
 needed() { [[ " $NEEDED " == *" $1 "* ]]; }
@@ -184,13 +192,12 @@ static_busybox() {
   return 1
 }
 
-# Makes the image that the tests' containers run: busybox and nothing else.
-build_image() {
+# Makes what the tests' image has: busybox and nothing else. Sets WHY for the service of this name where it cannot.
+unpack_image() {
   local root=$WORK/image busybox applet
-  export ROBATA_TEST_IMAGE=${ROBATA_TEST_IMAGE:-$TEST_IMAGE}
-  ! docker_ image inspect "$ROBATA_TEST_IMAGE" >/dev/null 2>&1 || return 0
+  [ ! -d "$root" ] || return 0
   busybox=$(static_busybox) || {
-    WHY[docker]='no statically linked busybox to make the test image of'
+    WHY[$1]='no statically linked busybox to make the test image of'
     return 1
   }
   mkdir -p "$root"/{bin,dev,etc,proc,root,sys,tmp,var}
@@ -201,8 +208,15 @@ build_image() {
   done
   printf '%s\n' 'root:x:0:0:root:/root:/bin/sh' 'nobody:x:65534:65534:nobody:/tmp:/bin/false' >"$root/etc/passwd"
   printf '%s\n' 'root:x:0:' 'nogroup:x:65534:' >"$root/etc/group"
+}
+
+# Makes the image that the tests' containers run.
+build_image() {
+  export ROBATA_TEST_IMAGE=${ROBATA_TEST_IMAGE:-$TEST_IMAGE}
+  ! docker_ image inspect "$ROBATA_TEST_IMAGE" >/dev/null 2>&1 || return 0
+  unpack_image docker || return 1
   # By import rather than build: the same result, and clients come with two kinds of builders or none.
-  if ! tar -C "$root" --owner=0 --group=0 -c . |
+  if ! tar -C "$WORK/image" --owner=0 --group=0 -c . |
     docker_ import -c 'ENV PATH=/bin' -c 'CMD ["sh"]' - "$ROBATA_TEST_IMAGE" >/dev/null; then
     WHY[docker]='the engine did not take the test image'
     return 1

@@ -13,8 +13,8 @@ pub(crate) struct Args {
     /// The settings file.
     #[arg(long, env = "ROBATA_CONFIG", value_name = "FILE")]
     config: Option<PathBuf>,
-    /// Where to answer /healthz, /readyz and /metrics: a loopback address (port 0 takes a free one) or unix:/PATH
-    /// [default: off].
+    /// Where to answer /healthz, /readyz and /metrics: an address (port 0 takes a free one), beyond loopback only with
+    /// auth.admin_token; or unix:/PATH [default: off].
     #[arg(long, value_name = "ADDRESS")]
     listen: Option<Listen>,
     /// Where everything is kept that has no folder of its own [default: robata in $XDG_DATA_HOME, or in ~/.local/share].

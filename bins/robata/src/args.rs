@@ -1,21 +1,28 @@
 //! The command line's shape: every command and flag, with the words that `--help` shows.
 
-use std::{path::PathBuf, time::Duration};
+use std::{path::PathBuf, str::FromStr, time::Duration};
 
-use clap::{Args, Parser, Subcommand};
+use clap::{
+    Args, Parser, Subcommand,
+    builder::{PossibleValuesParser, RangedU64ValueParser, TypedValueParser},
+};
 use robata_core::{
-    AppName, ExecutorName, IncarnationId, JobId, JobName, QueueName, Role, Timestamp, TokenName, definition::duration,
+    AppName, ExecutorName, IncarnationId, JobId, JobName, JobState, QueueName, Reason, Role, Timestamp, TokenName,
+    definition::duration,
 };
 use robata_settings::Listen;
 
 use crate::{commands::columns::Column, output::Format, pairs::Pair};
+
+/// Options that stand at every command, below its own.
+const GLOBAL: &str = "Global options";
 
 /// Runs jobs in containers.
 #[derive(Debug, Parser)]
 #[command(name = "robata", version, max_term_width = 100, arg_required_else_help = true)]
 pub(crate) struct Cli {
     /// What is printed: text for people, or JSON for programs.
-    #[arg(long, global = true, value_enum, default_value_t = Format::Text, value_name = "FORMAT")]
+    #[arg(long, global = true, value_enum, default_value_t = Format::Text, value_name = "FORMAT", help_heading = GLOBAL)]
     pub(crate) output: Format,
     #[command(flatten)]
     pub(crate) connection: Connection,
@@ -32,7 +39,8 @@ pub(crate) struct Connection {
         global = true,
         env = "ROBATA_SERVER",
         default_value = "http://127.0.0.1:7070",
-        value_name = "URL"
+        value_name = "URL",
+        help_heading = GLOBAL
     )]
     pub(crate) server: String,
 }
@@ -87,7 +95,8 @@ pub(crate) struct SettingsArgs {
     /// The settings file.
     #[arg(long, env = "ROBATA_CONFIG", value_name = "FILE")]
     pub(crate) config: Option<PathBuf>,
-    /// Where to listen: a loopback address (port 0 takes a free one) or unix:/PATH [default: 127.0.0.1:7070].
+    /// Where to listen: an address (port 0 takes a free one), beyond loopback only with auth.admin_token; or unix:/PATH
+    /// [default: 127.0.0.1:7070].
     #[arg(long, value_name = "ADDRESS")]
     pub(crate) listen: Option<Listen>,
     /// Where everything is kept [default: robata in $XDG_DATA_HOME, or in ~/.local/share].
@@ -291,11 +300,11 @@ pub(crate) struct ListArgs {
     #[arg(long)]
     pub(crate) queue: Option<QueueName>,
     /// In one of these states.
-    #[arg(long)]
-    pub(crate) state: Vec<robata_core::JobState>,
+    #[arg(long, value_parser = one_of::<JobState>(JobState::ALL.iter().map(|state| state.as_str())))]
+    pub(crate) state: Vec<JobState>,
     /// With this reason.
-    #[arg(long)]
-    pub(crate) reason: Option<robata_core::Reason>,
+    #[arg(long, value_parser = one_of::<Reason>(Reason::ALL.iter().map(|reason| reason.as_str())))]
+    pub(crate) reason: Option<Reason>,
     /// With this label.
     #[arg(long, value_name = "KEY=VALUE")]
     pub(crate) label: Vec<Pair>,
@@ -306,7 +315,7 @@ pub(crate) struct ListArgs {
     #[arg(long, value_name = "TIME|DURATION")]
     pub(crate) until: Option<crate::clock::Moment>,
     /// At most so many.
-    #[arg(long, default_value_t = 50, value_name = "N")]
+    #[arg(long, default_value_t = 50, value_name = "N", value_parser = RangedU64ValueParser::<usize>::new().range(1..))]
     pub(crate) limit: usize,
     /// The next page: what the last one ended with.
     #[arg(long)]
@@ -437,7 +446,7 @@ pub(crate) enum TokensCommand {
         #[arg(value_name = "NAME")]
         name: TokenName,
         /// enqueue; read; operate (both, and cancel, retry, pause); deploy (and definitions and one-offs); admin.
-        #[arg(long, value_name = "ROLE")]
+        #[arg(long, value_name = "ROLE", value_parser = one_of::<Role>(Role::ALL.iter().map(|role| role.as_str())))]
         role: Role,
         /// The one app that its bearer sees [default: all of them].
         #[arg(long, value_name = "APP")]
@@ -473,6 +482,14 @@ pub(crate) struct AuditArgs {
     /// The next page: what the last one ended with.
     #[arg(long, value_name = "NUMBER")]
     pub(crate) before: Option<u64>,
+}
+
+/// One of these words, which help and completion tell.
+fn one_of<T>(words: impl Iterator<Item = &'static str>) -> impl TypedValueParser<Value = T>
+where
+    T: FromStr<Err = robata_core::Error> + Clone + Send + Sync + 'static,
+{
+    PossibleValuesParser::new(words.collect::<Vec<_>>()).try_map(|word| word.parse())
 }
 
 fn app_and_image(text: &str) -> Result<(AppName, String), String> {
@@ -541,6 +558,29 @@ mod tests {
             panic!("no enqueue")
         };
         assert_eq!((enqueue.payload.as_deref(), enqueue.priority), (Some("-1"), Some(-5)));
+    }
+
+    #[test]
+    fn words_that_there_are_few_of_are_told_by_help_and_completion() {
+        let command = Cli::command();
+        let words = |path: [&str; 2], flag: &str| {
+            let command = path
+                .iter()
+                .fold(&command, |command, name| command.find_subcommand(name).unwrap());
+            let flag = command
+                .get_arguments()
+                .find(|arg| arg.get_long() == Some(flag))
+                .unwrap();
+            flag.get_possible_values().len()
+        };
+        assert_eq!(words(["jobs", "list"], "state"), JobState::ALL.len());
+        assert_eq!(words(["jobs", "list"], "reason"), Reason::ALL.len());
+        assert_eq!(words(["tokens", "create"], "role"), Role::ALL.len());
+        let wrong = Cli::try_parse_from(["robata", "jobs", "list", "--state", "runing"]).unwrap_err();
+        assert!(
+            wrong.to_string().contains("a similar value exists: 'running'"),
+            "{wrong}"
+        );
     }
 
     #[test]

@@ -63,7 +63,7 @@ pub(crate) async fn up(args: UpArgs, out: &Output) -> anyhow::Result<ExitCode> {
             .iter()
             .map(|(name, chosen)| (name.clone(), chosen.clone()))
             .collect();
-        let show = demo::Demo::new(api, url.clone(), parts.executors(), executors, *out);
+        let show = demo::Demo::new(api, url.clone(), !is_open, parts.executors(), executors, *out);
         let stop = running.token();
         running.part(DEMO, async move {
             // It waits for jobs over an API that ends with us.

@@ -144,3 +144,68 @@ fn a_description_is_shown() {
     let evil = LESS.replace("image =", "description = \"\\u001b[2J\"\nimage =");
     apply(&server, &evil, &[]).tells(&["jobs.toml:2:", "control character"]);
 }
+
+/// Applies a job with these lines in its `docker` table, the first of which is line 6; all of them are wrong.
+#[track_caller]
+fn refused(server: &Server, lines: &[(&str, &str)], more: &str) {
+    let table: String = lines.iter().map(|(line, _)| format!("{line}\n")).collect();
+    let text = format!(
+        "[apps.shop]\nimage = \"shop:1\"\nexecutor = \"docker\"\n[apps.shop.jobs.wrong]\n[apps.shop.jobs.wrong.docker]\n{table}{more}"
+    );
+    let ran = apply(server, &text, &[]);
+    assert_eq!(ran.code, Some(1), "{ran:?}");
+    for ((line, words), number) in lines.iter().zip(6..) {
+        let place = format!("jobs.toml:{number}:");
+        let told = ran
+            .stderr
+            .lines()
+            .any(|told| told.contains(&place) && told.contains(words));
+        assert!(told, "{line}: {place} {words} is not in {}", ran.stderr);
+    }
+    assert_eq!(
+        server.json(&["apps", "list"])["apps"],
+        Value::Array(Vec::new()),
+        "nothing has changed"
+    );
+}
+
+#[test]
+fn what_the_docker_table_says_wrongly_is_told_at_its_line_and_changes_nothing() {
+    let server = start();
+    let wrong = [
+        (r#"platform = "arm64""#, "is no platform"),
+        (r#"extra_hosts = { db = "db.internal" }"#, "is neither an IP address"),
+        ("ulimits = { nofiles = 1 }", "did you mean \"nofile\""),
+        (r#"volumes = { "/a" = "/srv" }"#, "is no name of a volume"),
+        (r#"mounts = { "/b" = "/srv/../etc" }"#, "is no whole path"),
+        (r#"cap_add = ["net-admin"]"#, "is no capability"),
+        (r#"devices = ["kmsg"]"#, "is no device"),
+        (r#"tmpfs = { "/run/robata/x" = "1Mi" }"#, "is the platform's own"),
+    ];
+    refused(&server, &wrong, "");
+    for (line, words) in [
+        ("gpus = 0", "a number from 1 on"),
+        ("privilegd = true", "unknown"),
+        (r#"shm_size = "much""#, "shm_size"),
+        (r#"pull = "sometimes""#, "pull"),
+        (r#"mounts = { "/b" = { sorce = "/srv" } }"#, "sorce"),
+    ] {
+        refused(&server, &[(line, words)], "");
+    }
+}
+
+#[test]
+fn what_the_operator_does_not_allow_is_told_at_its_line_with_the_setting() {
+    let server = start();
+    let beyond = [
+        (r#"network = "shop""#, "executors.docker.docker.networks"),
+        (r#"volumes = { "/a" = "cache" }"#, "executors.docker.docker.volumes"),
+        (r#"mounts = { "/b" = "/srv/data" }"#, "executors.docker.docker.mounts"),
+        (r#"cap_add = ["NET_ADMIN"]"#, "executors.docker.docker.cap_add"),
+        (r#"devices = ["/dev/kmsg"]"#, "executors.docker.docker.devices"),
+        (r#"gpus = "all""#, "executors.docker.docker.gpus"),
+    ];
+    refused(&server, &beyond, "");
+    let more = [(r#"cap_add = ["NET_ADMIN"]"#, "adds no capability but NET_BIND_SERVICE")];
+    refused(&server, &more, "[defaults]\nsecurity = \"restricted\"\n");
+}

@@ -3,12 +3,15 @@
 #[path = "support/secrecy.rs"]
 mod secrecy;
 mod support;
+#[path = "support/told.rs"]
+mod told;
 
 use std::{path::Path, process::Command};
 
-use secrecy::{PRINTS, Vault, found_below, found_in, nowhere_told};
+use secrecy::{PRINTS, Vault, found_below, found_in};
 use serde_json::Value;
 use support::{Options, Server, eventually};
+use told::nowhere_told;
 
 /// Asks the engine's own API over its socket, as `docker inspect` does.
 fn engine(arguments: &[&str]) -> String {

@@ -3,11 +3,14 @@
 #[path = "support/secrecy.rs"]
 mod secrecy;
 mod support;
+#[path = "support/told.rs"]
+mod told;
 
 use std::{fs, os::unix::fs::PermissionsExt};
 
-use secrecy::{PRINTS, VALUE, Vault, finalised, found_below, nowhere_told};
+use secrecy::{PRINTS, VALUE, Vault, found_below};
 use support::{Options, Server, eventually};
+use told::{finalised, nowhere_told};
 
 fn server(vault: &Vault) -> Server {
     let server = Server::with(Options {

@@ -65,14 +65,14 @@ pub async fn executor(
     }
 }
 
-/// The file where `docker login` leaves credentials, where there is one.
+/// The file where `docker login` leaves credentials, be it now or later; none where we may not look.
 #[cfg(feature = "docker")]
 fn users_docker_config() -> Option<std::path::PathBuf> {
     let folder = match std::env::var_os("DOCKER_CONFIG") {
         Some(folder) => std::path::PathBuf::from(folder),
         None => std::path::PathBuf::from(std::env::var_os("HOME")?).join(".docker"),
     };
-    Some(folder.join("config.json")).filter(|path| path.is_file())
+    Some(folder.join("config.json")).filter(|path| path.try_exists().is_ok())
 }
 
 /// Makes an image on a Docker executor's engine from a tar archive of a root file system.

@@ -35,7 +35,8 @@ pub fn supervise_if_asked() {
         feature = "process",
         feature = "docker",
         feature = "postgres",
-        feature = "redis"
+        feature = "redis",
+        feature = "s3"
     ),
     expect(dead_code, reason = "a build with everything leaves nothing out")
 )]

@@ -70,6 +70,53 @@ async fn what_is_not_in_the_folder_is_missing_and_a_folder_that_is_not_there_is_
     assert_eq!(kind, ErrorKind::Unavailable);
 }
 
+/// As root nothing is forbidden: a link to itself stands for what cannot be opened, for whatever reason.
+#[tokio::test]
+async fn what_cannot_be_read_now_is_waited_for_and_told_with_its_path() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = |name: &str| folder.path().join(name);
+    symlink("itself", path("itself")).unwrap();
+    fs::create_dir(path("shop")).unwrap();
+    symlink("url", path("shop/url")).unwrap();
+    for (settings, told) in [
+        (SecretsSettings::Folder(path("itself")), path("itself/shop/url")),
+        (SecretsSettings::Folder(folder.path().to_owned()), path("shop/url")),
+        (SecretsSettings::File(path("itself")), path("itself")),
+        (
+            SecretsSettings::File(folder.path().to_owned()),
+            folder.path().to_owned(),
+        ),
+    ] {
+        let (kind, words) = refused(&settings, "url").await;
+        assert_eq!(kind, ErrorKind::Unavailable, "{words}");
+        assert!(words.contains(&told.display().to_string()), "{words}");
+    }
+}
+
+#[test]
+fn no_name_leads_out_of_a_folder() {
+    for name in [
+        "..",
+        ".",
+        "",
+        "/etc/passwd",
+        "../x",
+        "a/../b",
+        "a/b",
+        "..data",
+        "a..b",
+        ".hidden",
+        "a\0b",
+        "a b",
+        "\u{e9}",
+    ] {
+        assert!(SecretName::new(name).is_err(), "{name:?}");
+    }
+    for app in ["..", ".", "", "a/b", "../x", "a\0"] {
+        assert!(AppName::new(app).is_err(), "{app:?}");
+    }
+}
+
 #[tokio::test]
 async fn what_no_environment_can_hold_is_refused_and_nothing_is_waited_for() {
     let folder = tempfile::tempdir().unwrap();
@@ -175,6 +222,16 @@ async fn a_command_is_bounded_in_time_and_output_and_leaves_nothing() {
         assert!(Instant::now() < deadline, "the command's own process {pid} is left");
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
-    let settings = script(folder.path(), "head -c 40000 /dev/zero | tr '\\0' x");
-    assert_eq!(refused(&settings, "url").await.0, ErrorKind::Invalid);
+    // What a pipe holds, and what it does not.
+    for (bytes, then) in [(40_000, ""), (4_000_000, ""), (4_000_000, "; exit 1")] {
+        let settings = script(folder.path(), &format!("head -c {bytes} /dev/zero | tr '\\0' x{then}"));
+        let (kind, words) = refused(&settings, "url").await;
+        assert_eq!(kind, ErrorKind::Invalid, "{words}");
+        assert!(words.contains("more than 32 KiB"), "{words}");
+    }
+    // Much that it complains, and no value.
+    let settings = script(folder.path(), "head -c 4000000 /dev/zero | tr '\\0' x >&2; exit 1");
+    let (kind, words) = refused(&settings, "url").await;
+    assert_eq!(kind, ErrorKind::Unavailable, "{words}");
+    assert!(words.len() < 1000, "{words}");
 }

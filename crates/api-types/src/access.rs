@@ -115,7 +115,7 @@ pub struct AuditEntry {
     pub at: Timestamp,
     /// Who: a token's name, `admin` for the settings' own, `local` where none was needed.
     pub by: String,
-    /// What, as `set_definition`, `cancel`, `pause`, `create_token`.
+    /// What, as `set_definition`, `run`, `cancel`, `pause_queue`, `create_token`.
     pub action: String,
     /// To which app, where it was one's.
     #[schema(value_type = Option<String>)]

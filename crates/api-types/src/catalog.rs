@@ -65,6 +65,7 @@ pub struct DefinitionList {
 pub struct ApplyRequest {
     /// The document, as `jobs.toml` says it. A key that stands twice in it is an error.
     #[serde(deserialize_with = "crate::strict::value")]
+    #[schema(value_type = Object, example = json!({"apps": {"shop": {"image": "shop:1", "jobs": {"resize": {"timeout": "10m"}}}}}))]
     pub document: Value,
     /// Images that replace those of the named apps.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
@@ -112,6 +113,7 @@ pub struct RunRequest {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub entrypoint: Option<Vec<String>>,
     /// Replaces the image's CMD; argv, never a shell string.
+    #[schema(example = json!(["bin/resize", "--all"]))]
     pub command: Vec<String>,
     /// Environment variables.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]

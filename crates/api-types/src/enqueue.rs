@@ -14,10 +14,10 @@ use crate::{job::Job, problem::Problem, span::Span};
 #[serde(deny_unknown_fields)]
 pub struct EnqueueRequest {
     /// The app.
-    #[schema(value_type = String)]
+    #[schema(value_type = String, example = "shop")]
     pub app: AppName,
     /// The job definition's name.
-    #[schema(value_type = String)]
+    #[schema(value_type = String, example = "resize")]
     pub job: JobName,
     /// Any JSON, at most 1 MiB and 128 levels deep; null where it is left out. Its bytes come through unchanged.
     #[serde(default, skip_serializing_if = "Option::is_none")]

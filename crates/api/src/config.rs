@@ -16,6 +16,9 @@ pub struct ApiConfig {
     pub policies: BTreeMap<ExecutorName, Policy>,
     /// Names that a request's `Host` may have besides loopback's, without port.
     pub hosts: Vec<String>,
+    /// Whether it may also be any IP address: for what listens beyond loopback, reached by whatever address its machine or pod
+    /// has. No name can be rebound to get past that: a page that was loaded by an address talks to that address.
+    pub any_address: bool,
     /// The hash of the settings' own admin token, which is valid without the store and never expires.
     pub admin_token: Option<TokenHash>,
     /// A request's body has at most this many bytes.
@@ -43,6 +46,7 @@ impl Default for ApiConfig {
             executors: Vec::new(),
             policies: BTreeMap::new(),
             hosts: Vec::new(),
+            any_address: false,
             admin_token: None,
             max_body_bytes: 64 << 20,
             max_document_bytes: 4 << 20,

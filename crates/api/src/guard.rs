@@ -48,7 +48,7 @@ pub(crate) fn check(config: &ApiConfig, method: &Method, uri: &Uri, headers: &He
         return Err(Refused::new(
             StatusCode::FORBIDDEN,
             "host_not_allowed",
-            "the Host header names neither this machine's loopback nor a configured host",
+            "the Host header names neither this machine's loopback nor a configured host (server.hosts)",
         ));
     }
     if !matches!(*method, Method::GET | Method::HEAD | Method::OPTIONS) {
@@ -81,13 +81,28 @@ fn is_allowed(authority: &str, config: &ApiConfig) -> bool {
     let Some(name) = without_port(authority) else {
         return false;
     };
-    let is_loopback = |ip: IpAddr| ip.to_canonical().is_loopback();
-    if let Some(v6) = name.strip_prefix('[').and_then(|name| name.strip_suffix(']')) {
-        return v6.parse().is_ok_and(is_loopback) || config.hosts.iter().any(|host| host == v6);
+    match address(name) {
+        Some(address) => {
+            address.is_loopback()
+                || (config.any_address && !address.is_unspecified())
+                || config
+                    .hosts
+                    .iter()
+                    .any(|host| host.trim_matches(['[', ']']).parse() == Ok(address))
+        }
+        None => {
+            name.eq_ignore_ascii_case("localhost") || config.hosts.iter().any(|host| host.eq_ignore_ascii_case(name))
+        }
     }
-    name.eq_ignore_ascii_case("localhost")
-        || name.parse().is_ok_and(is_loopback)
-        || config.hosts.iter().any(|host| host.eq_ignore_ascii_case(name))
+}
+
+/// The IP address that a host is, IPv6 in brackets.
+fn address(host: &str) -> Option<IpAddr> {
+    let address = match host.strip_prefix('[').and_then(|host| host.strip_suffix(']')) {
+        Some(six) => IpAddr::V6(six.parse().ok()?),
+        None => IpAddr::V4(host.parse().ok()?),
+    };
+    Some(address.to_canonical())
 }
 
 /// The authority without its port; `None` where it is malformed.
@@ -214,6 +229,45 @@ mod tests {
             "localhost:x",
             "[::1]evil",
             "0.0.0.0",
+        ] {
+            assert!(!is_allowed(bad, &config), "{bad}");
+        }
+    }
+
+    #[test]
+    fn what_others_reach_may_be_called_by_any_address_and_by_no_other_name() {
+        let config = ApiConfig {
+            any_address: true,
+            ..ApiConfig::default()
+        };
+        for good in [
+            "10.1.2.3",
+            "10.1.2.3:7070",
+            "192.0.2.1:1",
+            "[fd00::5]:7070",
+            "[::1]",
+            "localhost",
+        ] {
+            assert!(is_allowed(good, &config), "{good}");
+        }
+        for bad in [
+            "",
+            "evil.example",
+            "10.1.2.3.evil.example",
+            "10.1.2",
+            "10.1.2.3.",
+            "0xa.1.2.3",
+            "010.1.2.3",
+            "167838211",
+            "fd00::5",
+            "[fd00::5",
+            "[10.1.2.3]",
+            "[fd00::5]x",
+            "[fe80::1%25eth0]",
+            "0.0.0.0:7070",
+            "[::]",
+            "10.1.2.3@evil.example",
+            "10.1.2.3:80:90",
         ] {
             assert!(!is_allowed(bad, &config), "{bad}");
         }

@@ -39,7 +39,12 @@ pub(crate) fn refusals_of(config: &ApiConfig, app: &AppName, definition: &Defini
 /// Refusals of what the document names, changed or not, and of what follows from it in definitions that it does not name.
 fn refusals(config: &ApiConfig, catalog: &Catalog, document: &Document, prune: bool) -> Vec<Problem> {
     let defaults = document.defaults.as_ref().unwrap_or(&catalog.defaults);
-    let others = catalog.apps.keys().filter(|name| !document.apps.contains_key(*name));
+    // As in the plan: what no defaults have changed for is not touched, and nobody's matter here.
+    let changed = *defaults != catalog.defaults;
+    let others = catalog
+        .apps
+        .keys()
+        .filter(|name| changed && !document.apps.contains_key(*name));
     let mut refused = Vec::new();
     for name in document.apps.keys().chain(others) {
         let (old, new) = (catalog.apps.get(name), document.apps.get(name));

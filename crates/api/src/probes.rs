@@ -40,6 +40,8 @@ pub struct Probes {
     pub metrics: WriteMetrics,
     /// Names that a request's `Host` may have besides loopback's, without port.
     pub hosts: Vec<String>,
+    /// Whether it may also be any IP address, as [`ApiConfig::any_address`].
+    pub any_address: bool,
     /// Where the tokens are: who may read `/metrics`.
     pub store: Arc<dyn Store>,
     /// The hash of the settings' own admin token.
@@ -58,6 +60,7 @@ impl fmt::Debug for Probes {
 pub fn probes(probes: Probes) -> Router {
     let config = ApiConfig {
         hosts: probes.hosts.clone(),
+        any_address: probes.any_address,
         ..ApiConfig::default()
     };
     let gate_of = Gate {

@@ -19,6 +19,9 @@ use crate::{
     shared::Shared,
 };
 
+/// The largest number that a parameter may be: what the document's `int64` says, and what stores can count to.
+pub(crate) const MOST: u64 = i64::MAX.cast_unsigned();
+
 /// The parameters in the order in which they came.
 #[derive(Debug)]
 pub(crate) struct Query(Vec<(String, String)>);

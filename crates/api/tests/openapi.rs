@@ -65,3 +65,47 @@ fn no_two_operations_have_one_id() {
     ids.dedup();
     assert_eq!(ids.len(), all);
 }
+
+#[test]
+fn every_operation_but_the_probes_says_how_it_refuses() {
+    let document = serde_json::to_value(robata_api::openapi()).unwrap();
+    for (path, methods) in document["paths"].as_object().unwrap() {
+        for (method, operation) in methods.as_object().unwrap() {
+            let refused = &operation["responses"]["default"]["content"]["application/problem+json"];
+            let probe = ["/healthz", "/readyz"].contains(&path.as_str());
+            assert!(probe || refused.is_object(), "{method} {path}");
+        }
+    }
+}
+
+#[test]
+fn the_document_has_the_bounds_that_are_kept() {
+    let document = serde_json::to_value(robata_api::openapi()).unwrap();
+    let mut limits = 0;
+    for methods in document["paths"].as_object().unwrap().values() {
+        for operation in methods.as_object().unwrap().values() {
+            for parameter in operation["parameters"].as_array().into_iter().flatten() {
+                if parameter["name"] == "limit" {
+                    limits += 1;
+                    let schema = &parameter["schema"];
+                    assert_eq!((&schema["minimum"], &schema["maximum"]), (&1.into(), &500.into()));
+                }
+            }
+        }
+    }
+    assert_eq!(limits, 3);
+}
+
+#[test]
+fn bodies_are_what_is_taken() {
+    let document = serde_json::to_value(robata_api::openapi()).unwrap();
+    let body = |path: &str, method: &str| &document["paths"][path][method]["requestBody"];
+    let pause = body("/api/v1/queues/{queue}/pause", "post");
+    assert_ne!(pause["required"], true, "a pause needs no reason");
+    for path in ["/api/v1/apps/{app}", "/api/v1/apps/{app}/definitions/{job}"] {
+        let schema = &body(path, "put")["content"]["application/json"]["schema"];
+        assert_eq!(schema["type"], "object", "{path}");
+    }
+    let document = &document["components"]["schemas"]["ApplyRequest"]["properties"]["document"];
+    assert_eq!(document["type"], "object");
+}

@@ -29,6 +29,8 @@ pub struct Client {
     base: Url,
     server: String,
     token: Option<Token>,
+    /// The condition of changes of apps and definitions.
+    pub(crate) if_match: Option<String>,
 }
 
 /// A token, which is never shown.
@@ -82,6 +84,7 @@ impl Client {
             server: base.as_str().trim_end_matches('/').to_owned(),
             base,
             token: token.map(|token| Token(token.to_owned())),
+            if_match: None,
         })
     }
 

@@ -17,7 +17,7 @@ pub use robata_api_types::{
 
 pub use self::{
     access::AuditFilter,
-    catalog::ApplyOptions,
+    catalog::{ApplyOptions, Tagged},
     error::ClientError,
     http::Client,
     jobs::{Acted, Enqueued, JobFilter, PATIENCE},

@@ -1,6 +1,10 @@
 //! The seam to engines: where things run. It knows specs and names, and no job.
 
-use std::{collections::BTreeMap, fmt, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt,
+    time::Duration,
+};
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -287,6 +291,7 @@ pub struct Owned {
 ///   SIGTERM, and SIGKILL after the grace period; of an ended or absent thing it MUST answer well.
 /// - `output` MUST give every byte from the position, to a last line without newline, and then end; what the engine
 ///   cannot give MUST be an error, not silence.
+/// - `secrets` MUST answer every variable with the value that the thing was made with, or `None` for all.
 /// - `remove` without force MUST answer `StillRuns` for a thing that runs; of an absent thing it MUST answer well.
 /// - `owned` MUST list what this installation made and nothing else.
 /// - Things MUST outlive the executor's process where `capabilities().outlives_worker` says so.
@@ -315,6 +320,13 @@ pub trait Executor: fmt::Debug + Send + Sync + 'static {
 
     /// Reads output.
     async fn output(&self, request: ReadOutput) -> Result<BoxStream<'static, Result<Output>>>;
+
+    /// What these variables of `secret_env` are in a thing, so that whoever follows what another made masks the very values
+    /// that it has; `None` where the engine does not tell.
+    async fn secrets(&self, handle: &Handle, variables: &BTreeSet<String>) -> Result<Option<BTreeMap<String, Secret>>> {
+        let _ = (handle, variables);
+        Ok(None)
+    }
 
     /// Removes what is left of a thing.
     async fn remove(&self, handle: &Handle, force: bool) -> Result<()>;

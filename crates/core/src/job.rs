@@ -52,6 +52,15 @@ pub struct Key {
     pub request: [u8; 32],
 }
 
+/// What a one-off runs, and on whose word.
+#[derive(Clone, Debug, Default)]
+pub struct OneOff {
+    /// Its definition.
+    pub definition: Definition,
+    /// Who asks, as recorded: a token's name, or `local`.
+    pub by: String,
+}
+
 /// A job to be enqueued, checked and resolved.
 #[derive(Clone, Debug)]
 pub struct NewJob {
@@ -82,7 +91,7 @@ pub struct NewJob {
     /// The job's own attempts, as the definition says now.
     pub max_attempts: u32,
     /// A one-off's own definition, in place of the app's.
-    pub definition: Option<Box<Definition>>,
+    pub definition: Option<Box<OneOff>>,
     /// `traceparent` of the request, if it came with one.
     pub traceparent: Option<String>,
 }

@@ -38,7 +38,7 @@ pub struct Max {
     pub cpu: Option<Cpu>,
     /// Memory.
     pub memory: Option<Memory>,
-    /// The longest run.
+    /// The longest run, and the longest grace period after it.
     pub timeout: Option<Duration>,
 }
 
@@ -52,7 +52,9 @@ pub struct Containers {
     pub networks: Vec<String>,
     /// The engine's named volumes; `*` stands for any text.
     pub volumes: Vec<Allowed>,
-    /// Paths of the engine's machine, each with what is below it. Where symbolic links there lead is the engine's matter.
+    /// Paths of the engine's machine. One that may only be read is allowed with what is below it, one that may be written by
+    /// itself: below it a job may leave a symbolic link to anywhere. Where links that jobs cannot make lead is the
+    /// operator's matter.
     pub mounts: Vec<Allowed>,
     /// Devices of the engine's machine; `*` stands for any text.
     pub devices: Vec<String>,
@@ -102,7 +104,7 @@ impl Policy {
     }
 
     /// Gives a definition the operator's bound where it has said nothing of its own: CPU and memory without limit or
-    /// reservation, and a time limit left at its default where the bound is shorter.
+    /// reservation, and a time limit and a grace period left at their defaults where the bound is shorter.
     pub fn bound(&self, definition: &mut Definition) {
         let resources = &mut definition.resources;
         if let (Some(most), Limit::Unset, None) = (self.max.cpu, resources.cpu_limit, resources.cpu) {
@@ -117,6 +119,12 @@ impl Policy {
             && default.is_none_or(|default| default > most)
         {
             definition.timeout = Some(most);
+        }
+        let default = Definition::default().grace_period;
+        if let Some(most) = self.max.timeout
+            && definition.grace_period == default
+        {
+            definition.grace_period = default.min(most);
         }
     }
 }

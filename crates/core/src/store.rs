@@ -306,7 +306,7 @@ pub trait JobStore: fmt::Debug + Send + Sync {
     async fn retry(&self, request: RetryByHand) -> Result<Acted>;
     /// Notes that somebody follows an attempt's log for this long.
     async fn follow(&self, attempt: AttemptId, lasting: Duration) -> Result<()>;
-    /// A job whole.
+    /// A job whole. MUST show job and attempts as they were at one moment.
     async fn job(&self, id: JobId) -> Result<JobDetail>;
     /// Jobs without payloads, newest first. MUST use keysets, never OFFSET.
     async fn jobs(&self, request: ListJobs) -> Result<Vec<JobRecord>>;
@@ -446,9 +446,11 @@ pub trait CatalogStore: fmt::Debug + Send + Sync {
 /// - `revoke_token` MUST be `NotFound` where no token of that name is left to revoke.
 /// - From the answer of `create_token` and `revoke_token` on every call of `tokens` MUST tell the new state, and
 ///   [`Hint::Tokens`] MUST be given.
-/// - `audit` MUST tell, newest first, who made and revoked tokens, changed the catalog, cancelled and retried jobs, paused
-///   and resumed queues, drained workers and called realms lost; what changed nothing MUST NOT be told. Each is written
-///   with the change, in one transaction. Records a year old MAY be removed.
+/// - `audit` MUST tell, newest first, who made and revoked tokens, changed the catalog, ran one-offs, cancelled and retried
+///   jobs, paused and resumed queues, drained workers and called realms lost; what changed nothing MUST NOT be told. Each is
+///   written with the change, in one transaction. Records a year old MAY be removed.
+/// - What ended 30 days ago or longer, revoked or expired, `prune` MAY remove, but `ever` MUST stay true and no token that is
+///   valid MUST be touched.
 #[async_trait]
 pub trait AccessStore: fmt::Debug + Send + Sync {
     /// The tokens as they stand.

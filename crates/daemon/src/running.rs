@@ -98,6 +98,7 @@ impl Running {
             needs: needs::of_worker(parts.store(), parts.queue(), parts.logs(), worker),
             metrics,
             hosts: settings.server.hosts.clone(),
+            any_address: settings.worker.listen.is_reached_by_others(),
             store: parts.store(),
             admin_token: admin_token(settings),
         });
@@ -173,6 +174,7 @@ fn api(settings: &Settings) -> ApiConfig {
     config.policies = parts::policies(settings);
     config.admin_token = admin_token(settings);
     config.hosts.clone_from(&settings.server.hosts);
+    config.any_address = settings.server.listen.is_reached_by_others();
     config.max_body_bytes = bytes(limits.body_bytes);
     config.max_bodies_bytes = config.max_bodies_bytes.max(config.max_body_bytes);
     config.max_payload_bytes = bytes(limits.payload_bytes);
@@ -185,6 +187,16 @@ fn api(settings: &Settings) -> ApiConfig {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn any_address_is_a_host_only_where_others_reach_the_port() {
+        let mut settings = Settings::default();
+        assert!(!api(&settings).any_address);
+        for others in ["0.0.0.0:7070", "10.0.0.7:7070", "[::]:7070"] {
+            settings.server.listen = others.parse().unwrap();
+            assert!(api(&settings).any_address, "{others}");
+        }
+    }
 
     #[tokio::test]
     async fn a_part_that_panics_is_seen_and_the_others_stop() {

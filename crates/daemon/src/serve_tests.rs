@@ -120,6 +120,35 @@ async fn half_a_request_line_and_then_silence_is_ended() {
 }
 
 #[tokio::test]
+async fn a_connection_that_does_not_get_as_far_as_tls_is_ended() {
+    let folder = tempfile::tempdir().unwrap();
+    let made = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
+    let settings = robata_settings::TlsSettings {
+        certificate: folder.path().join("tls.crt"),
+        key: folder.path().join("tls.key"),
+    };
+    std::fs::write(&settings.certificate, made.cert.pem()).unwrap();
+    std::fs::write(&settings.key, made.signing_key.serialize_pem()).unwrap();
+    let mut listener = bind(&"127.0.0.1:0".parse().unwrap(), &robata_settings::Settings::default())
+        .await
+        .unwrap();
+    listener.tls = Some(Tls::open(&settings).unwrap());
+    let address: SocketAddr = listener.url().unwrap()["https://".len()..].parse().unwrap();
+    let limits = Limits {
+        head: SHORT,
+        ..limits()
+    };
+    let serving = tokio::spawn(serve(listener, Router::new(), limits, CancellationToken::new()));
+    // Silence, and the beginning of a handshake that never goes on.
+    for begun in ["", "\x16\x03\x01"] {
+        let mut client = Client(TcpStream::connect(address).await.unwrap());
+        client.send(begun).await;
+        assert_eq!(client.ended().await, b"", "after {begun:?}");
+    }
+    serving.abort();
+}
+
+#[tokio::test]
 async fn a_head_byte_by_byte_is_ended_however_soon_each_byte_follows() {
     let limits = Limits {
         head: SHORT,

@@ -1,13 +1,13 @@
 //! From a spec to the engine's description of a container, with the levels of security.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use bollard::models::{
-    ContainerCreateBody, HostConfig, HostConfigLogConfig, ImageInspect, Mount, MountType, MountVolumeOptions,
-    RestartPolicy, RestartPolicyNameEnum,
+    ContainerCreateBody, ContainerInspectResponse, HostConfig, HostConfigLogConfig, ImageInspect, Mount, MountType,
+    MountVolumeOptions, RestartPolicy, RestartPolicyNameEnum,
 };
 use robata_core::{
-    Error, ErrorKind, Result,
+    Error, ErrorKind, Result, Secret,
     definition::Security,
     executor::{Prepare, Spec, label},
 };
@@ -116,6 +116,19 @@ pub(crate) fn describe(
         }),
         ..ContainerCreateBody::default()
     }
+}
+
+/// What these variables are in a container that was made.
+pub(crate) fn variables(
+    found: &ContainerInspectResponse,
+    names: &BTreeSet<String>,
+) -> Result<BTreeMap<String, Secret>> {
+    let env = found.config.iter().flat_map(|config| config.env.iter().flatten());
+    env.filter_map(|entry| entry.split_once('='))
+        .filter(|(name, _)| names.contains(*name))
+        // One newline at the end would be left out, as of a file.
+        .map(|(name, value)| Ok((name.to_owned(), Secret::from_bytes(format!("{value}\n").into_bytes())?)))
+        .collect()
 }
 
 fn host_config(spec: &Spec, payload: &PayloadMount, installation: String) -> HostConfig {

@@ -69,6 +69,10 @@ pub(crate) async fn ask(name: &str, registry: &str, limit: Duration) -> Result<O
         .stderr(Stdio::piped())
         .process_group(0)
         .kill_on_drop(true);
+    // Our own settings hold passwords that are none of its business.
+    for (variable, _) in std::env::vars_os().filter(|(name, _)| name.as_encoded_bytes().starts_with(b"ROBATA_")) {
+        command.env_remove(variable);
+    }
     let child = command.spawn().map_err(|error| match error.kind() {
         std::io::ErrorKind::NotFound => format!("{program} is not in the PATH"),
         _ => format!("cannot run {program}: {error}"),

@@ -74,7 +74,7 @@ pub(crate) async fn find(config_json: &Path, image: &str, limit: Duration) -> Re
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Found::default()),
         Err(error) => return Err(unreadable(config_json).with_source(error)),
     };
-    let config: ConfigJson = serde_json::from_str(&text).map_err(|error| unreadable(config_json).with_source(error))?;
+    let config: ConfigJson = serde_json::from_str(&text).map_err(|error| malformed(config_json, &error))?;
     let registry = registry(image);
     let own = config.cred_helpers.iter().find(|(key, _)| is_of(key, registry));
     let helper = own.map(|(_, name)| name).or(config.creds_store.as_ref());
@@ -132,14 +132,8 @@ fn in_file(config: ConfigJson, registry: &str, config_json: &Path) -> Result<Opt
             // The engine's own files end the password with NULs at times (docker/cli, decodeAuth).
             let pair = text.as_deref().and_then(|text| text.split_once(':'));
             let (user, password) = pair.ok_or_else(|| {
-                Error::new(
-                    ErrorKind::Invalid,
-                    "docker.credentials",
-                    format!(
-                        "{}: \"auth\" of {key:?} is not base64 of user:password",
-                        config_json.display()
-                    ),
-                )
+                let path = config_json.display();
+                unusable(format!("{path}: \"auth\" of {key:?} is not base64 of user:password"))
             })?;
             let password = password.trim_end_matches('\0').to_owned();
             (Some(user.to_owned()), Some(password))
@@ -162,12 +156,20 @@ fn host_of(key: &str) -> &str {
 }
 
 fn unreadable(path: &Path) -> Error {
-    // Somebody may be writing it at this moment.
-    Error::new(
-        ErrorKind::Unavailable,
-        "docker.credentials",
-        format!("cannot read {}", path.display()),
-    )
+    unusable(format!("cannot read {}", path.display()))
+}
+
+/// Where it is wrong, and nothing of what stands there: the reader's own words may repeat a password.
+fn malformed(path: &Path, error: &serde_json::Error) -> Error {
+    let (path, line, column) = (path.display(), error.line(), error.column());
+    unusable(format!(
+        "cannot read {path}: line {line}, column {column} is not as Docker writes it"
+    ))
+}
+
+/// The operator's fault and never a job's; and somebody may be writing the file at this moment.
+fn unusable(words: String) -> Error {
+    Error::new(ErrorKind::Unavailable, "docker.credentials", words)
 }
 
 #[cfg(test)]
@@ -210,7 +212,31 @@ mod tests {
         assert!(found(&file, "other.example.com/x").await.unwrap().is_none());
         assert!(found(&file, "elsewhere.example.com/x").await.unwrap().is_none());
         let bad = found(&file, "bad.example.com/x").await.unwrap_err();
-        assert_eq!(bad.kind(), ErrorKind::Invalid);
+        assert_eq!(bad.kind(), ErrorKind::Unavailable);
+    }
+
+    #[tokio::test]
+    async fn a_file_that_is_wrong_is_told_by_the_place_and_without_a_word_of_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("config.json");
+        for (text, place) in [
+            (r#"{"auths": {"r.example.com": "hunter2"}}"#, "line 1"),
+            ("{\"auths\": {\"r.example.com\":\n{\"auth\": [\"hunter2\"]}}}", "line 2"),
+            (
+                r#"{"auths": {"r.example.com": {"auth": "aHVudGVyMg=="}}}"#,
+                "\"auth\" of \"r.example.com\"",
+            ),
+            (r#"{"credHelpers": {"r.example.com": ["hunter2"]}}"#, "line 1"),
+            (r#"{"auths": {"r.example.com": {"password": "hunter2""#, "line 1"),
+            ("hunter2", "line 1"),
+        ] {
+            std::fs::write(&file, text).unwrap();
+            let error = found(&file, "r.example.com/x").await.unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::Unavailable, "{error:?}");
+            let told = format!("{error:?}");
+            assert!(told.contains(place) && told.contains("config.json"), "{told}");
+            assert!(!told.contains("hunter2") && !told.contains("aHVudGVy"), "{told}");
+        }
     }
 
     #[tokio::test]

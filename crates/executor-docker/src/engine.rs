@@ -146,7 +146,7 @@ impl Engine {
             .await
         {
             Ok(found) => Ok(Some(found)),
-            Err(fault) if fault.status() == Some(404) => Ok(None),
+            Err(fault) if fault.is_absent() => Ok(None),
             Err(fault) => Err(fault),
         }
     }

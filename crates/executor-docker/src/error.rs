@@ -70,6 +70,14 @@ impl Fault {
         }
     }
 
+    /// Whether there is no such thing; Podman says so of a container in words alone, where it goes at that moment.
+    pub(crate) fn is_absent(&self) -> bool {
+        match self {
+            Self::Refused { status, message } => *status == 404 || message.ends_with("no such container"),
+            _ => false,
+        }
+    }
+
     /// The engine's own words, where it said something.
     pub(crate) fn words(&self) -> String {
         self.to_string()

@@ -1,7 +1,7 @@
 //! The executor: the seam's methods, each handed to the module that does it.
 
 use std::{
-    collections::{BTreeMap, HashMap, HashSet},
+    collections::{BTreeMap, BTreeSet, HashMap, HashSet},
     path::{Path, PathBuf},
     sync::{Arc, Mutex, PoisonError, Weak},
     time::Duration,
@@ -18,7 +18,7 @@ use futures::{
     stream::{self, BoxStream},
 };
 use robata_core::{
-    Error, ErrorKind, Result, Timestamp,
+    Error, ErrorKind, Result, Secret, Timestamp,
     executor::{
         Capabilities, Event, Executor, Handle, Observation, Output, Owned, Prepare, Prepared, ReadOutput, RealmId,
         Target,
@@ -29,6 +29,7 @@ use tokio::sync::{Mutex as AsyncMutex, Semaphore};
 use crate::{
     DockerConfig,
     boot::{self, Watched},
+    container,
     create::Creator,
     engine::{Engine, check_host},
     error::Fault,
@@ -260,6 +261,13 @@ impl Executor for DockerExecutor {
 
     async fn output(&self, request: ReadOutput) -> Result<BoxStream<'static, Result<Output>>> {
         output::output(Arc::clone(&self.inner.engine), Arc::clone(&self.inner.watched), request).await
+    }
+
+    async fn secrets(&self, handle: &Handle, variables: &BTreeSet<String>) -> Result<Option<BTreeMap<String, Secret>>> {
+        let found = self.inner.engine.ours(&handle.0).await;
+        let found = found.map_err(|fault| fault.into_error("docker.secrets"))?;
+        let found = found.ok_or_else(|| Error::new(ErrorKind::NotFound, "docker.secrets", "the container is gone"))?;
+        container::variables(&found, variables).map(Some)
     }
 
     async fn remove(&self, handle: &Handle, force: bool) -> Result<()> {

@@ -160,7 +160,7 @@ async fn pull(engine: Arc<Engine>, image: String, platform: String) -> Result<()
 fn without(trouble: Option<String>, refused: SharedError) -> SharedError {
     match (trouble, refused) {
         (Some(trouble), SharedError(ErrorKind::ImagePull, message)) => {
-            let message = format!("{message}; it was asked for without credentials: {trouble}");
+            let message = format!("{message}; it was asked for without the helper's credentials: {trouble}");
             SharedError(ErrorKind::Unavailable, message)
         }
         (_, refused) => refused,

@@ -58,9 +58,21 @@ pub(crate) async fn tell_apart(
         && line.starts_with(last_words)
     {
         ending.end = End::NeverRan(NeverRan::StartRefused);
-        ending.message = Some(String::from_utf8_lossy(&line).trim().to_owned());
+        let mut words = String::from_utf8_lossy(&line).trim().to_owned();
+        // Podman's does not say what it could not run.
+        if let (Kind::Podman, Some(program)) = (engine.kind().await?, program(found)) {
+            words = format!("{program}: {words}");
+        }
+        ending.message = Some(words);
     }
     Ok(())
+}
+
+/// What the container was to run.
+fn program(found: &ContainerInspectResponse) -> Option<&str> {
+    let config = found.config.as_ref()?;
+    let mut argv = config.entrypoint.iter().chain(&config.cmd).flatten();
+    argv.next().map(String::as_str)
 }
 
 fn ended_at_once(ending: &Ending) -> bool {

@@ -100,7 +100,11 @@ impl Place {
             };
             Ok(Some(Last {
                 nanos: number(nanos)?,
-                count: u32::try_from(number(count)?).map_err(|_| Broken::NoPosition("(count)"))?,
+                count: count
+                    .parse()
+                    .ok()
+                    .filter(|&count| count > 0)
+                    .ok_or(Broken::NoPosition("(count)"))?,
                 open: match open {
                     "0" => Open::No,
                     "1" => Open::More,
@@ -112,7 +116,7 @@ impl Place {
         Ok(Self {
             last: [last(stdout)?, last(stderr)?],
             first: Some(number(first)?).filter(|&first| first >= 0),
-            bytes: u64::try_from(number(bytes)?).map_err(|_| Broken::NoPosition("(bytes)"))?,
+            bytes: bytes.parse().map_err(|_| Broken::NoPosition("(bytes)"))?,
             missing: u8::try_from(number(missing)?)
                 .ok()
                 .and_then(Missing::read)
@@ -252,10 +256,11 @@ impl Place {
         };
         *last = Some(Last {
             nanos,
-            count: same + 1,
+            count: same.saturating_add(1),
             open,
         });
-        self.bytes += line.len() as u64 + if whole { ENTRY_BYTES } else { PIECE_BYTES };
+        let taken = line.len() as u64 + if whole { ENTRY_BYTES } else { PIECE_BYTES };
+        self.bytes = self.bytes.saturating_add(taken);
         if goes_on && line.is_empty() {
             return Bytes::from_static(b"\n");
         }
@@ -280,7 +285,8 @@ fn split(entry: &Bytes) -> Result<(i64, Bytes), Broken> {
     let text = std::str::from_utf8(&entry[..at]).map_err(|_| Broken::NoTime)?;
     let time: jiff::Timestamp = text.parse().map_err(|_| Broken::NoTime)?;
     let nanos = i64::try_from(time.as_nanosecond()).map_err(|_| Broken::NoTime)?;
-    Ok((nanos, entry.slice(at + 1..)))
+    // A clock may stand anywhere; a place tells no time before 1970 from none.
+    Ok((nanos.max(0), entry.slice(at + 1..)))
 }
 
 #[cfg(test)]
@@ -377,8 +383,43 @@ mod tests {
     }
 
     #[test]
+    fn a_place_at_the_end_of_all_numbers_is_read_on_from() {
+        let most = format!("1;{};-1;{}.{}.0;-;0", u64::MAX, i64::MAX, u32::MAX);
+        let place = Place::read(&Position(most)).unwrap();
+        let last = place.last[0].unwrap();
+        let mut lines = Lines::new(
+            Place {
+                last: [None; 2],
+                ..place
+            },
+            0,
+        );
+        lines.place.last[0] = Some(last);
+        let latest = Bytes::from_static(b"2262-04-11T23:47:16.854775807Z x\n");
+        assert!(lines.entry(Stdout, &latest).unwrap().is_some());
+        let place = lines.end();
+        assert_eq!(Place::read(&place.position()).as_ref(), Ok(&place));
+    }
+
+    #[test]
+    fn a_time_before_1970_is_as_good_as_any() {
+        let early = Bytes::from_static(b"1969-12-31T23:59:59.999999999Z x\n");
+        let (place, out) = read(Place::default(), &[(Stdout, early.clone()), (Stdout, early)]).unwrap();
+        assert_eq!(out, b"x\nx\n");
+        assert_eq!(Place::read(&place.position()).as_ref(), Ok(&place));
+    }
+
+    #[test]
     fn a_foreign_position_is_refused() {
-        for bad in ["x", "1;2", "1;0;-1;1.2;-;0", "1;0;-1;1.2.3;-;0", "1;0;-1;-;-;4"] {
+        for bad in [
+            "x",
+            "1;2",
+            "1;0;-1;1.2;-;0",
+            "1;0;-1;1.2.3;-;0",
+            "1;0;-1;-;-;4",
+            "1;-1;-1;-;-;0",
+            "1;0;-1;1.0.0;-;0",
+        ] {
             assert!(
                 matches!(Place::read(&Position(bad.into())), Err(Broken::NoPosition(_))),
                 "{bad}"

@@ -10,7 +10,12 @@ use bollard::{models::EventMessage, query_parameters::EventsOptions};
 use futures::TryStreamExt;
 use robata_core::Timestamp;
 
-use crate::{boot::Watched, engine::Engine, error::Fault, state};
+use crate::{
+    boot::Watched,
+    engine::{Engine, Kind},
+    error::Fault,
+    state,
+};
 
 /// Whether the engine may have been started after `since`, at which `id` ran. It is asked only where we were not
 /// connected to its events all the while.
@@ -54,8 +59,12 @@ pub(crate) async fn since(engine: &Engine, watched: &Watched, id: &str, since: T
     Ok(!reaches)
 }
 
-/// When the engine was last started, as far as its `bridge` network tells.
+/// When the engine was last started, as far as its `bridge` network tells. Podman's network says when its service was, which is
+/// nothing to its containers: they run on without it.
 pub(crate) async fn booted(engine: &Engine) -> Result<Option<Timestamp>, Fault> {
+    if engine.kind().await? == Kind::Podman {
+        return Ok(None);
+    }
     match engine.call(|client| client.inspect_network("bridge", None)).await {
         Ok(bridge) => Ok(state::time(bridge.created.as_ref())),
         Err(fault) if fault.status() == Some(404) => Ok(None),

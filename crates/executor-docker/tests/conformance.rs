@@ -1,4 +1,4 @@
-//! The Executor suite against a real engine, with each of the two ways for the payload.
+//! The Executor suite against a real engine, with each of the two ways for the payload, and against Podman's.
 
 #[expect(dead_code, reason = "this test binary uses a part of it")]
 mod support;
@@ -14,18 +14,37 @@ use robata_core::{
     executor::{Executor, Spec},
     finish::End,
 };
-use robata_executor_docker::PayloadWay;
+use robata_executor_docker::{DockerConfig, DockerExecutor, PayloadWay};
 use robata_testkit::executor::Harness;
 
-/// An engine, and how the payload gets into its containers.
+/// Docker's engine, and how the payload gets into its containers.
 struct Docker(PayloadWay);
+
+/// Podman's, which speaks the same API.
+struct Podman;
+
+/// The connection to it, and what is the same for both.
+fn connect(mut config: DockerConfig, payload: PayloadWay) -> anyhow::Result<Arc<dyn Executor>> {
+    config.payload = payload;
+    Ok(Arc::new(DockerExecutor::connect(config)?))
+}
+
+/// The engine tells 128 + n and the signal n alike.
+fn ends_by_code(code: i32) -> Vec<End> {
+    match code {
+        129..=192 => vec![End::Signalled(code - 128)],
+        _ => vec![End::Exited(code)],
+    }
+}
+
+fn missing_image() -> Option<String> {
+    Some(format!("127.0.0.1:{}/robata-test/no-such-image:1", empty_registry()))
+}
 
 #[async_trait]
 impl Harness for Docker {
     async fn connect(&self, installation: InstallationId) -> anyhow::Result<Arc<dyn Executor>> {
-        let mut config = support::config(installation);
-        config.payload = self.0;
-        Ok(Arc::new(robata_executor_docker::DockerExecutor::connect(config)?))
+        connect(support::config(installation), self.0)
     }
 
     fn argv(&self, argv: &[&str]) -> Spec {
@@ -33,15 +52,41 @@ impl Harness for Docker {
     }
 
     fn missing_image(&self) -> Option<String> {
-        Some(format!("127.0.0.1:{}/robata-test/no-such-image:1", empty_registry()))
+        missing_image()
     }
 
     fn ends_by_code(&self, code: i32) -> Vec<End> {
-        // The engine tells 128 + n and the signal n alike.
-        match code {
-            129..=192 => vec![End::Signalled(code - 128)],
-            _ => vec![End::Exited(code)],
-        }
+        ends_by_code(code)
+    }
+}
+
+#[async_trait]
+impl Harness for Podman {
+    async fn connect(&self, installation: InstallationId) -> anyhow::Result<Arc<dyn Executor>> {
+        let mut config = support::config(installation);
+        config.host = Some(support::variable("ROBATA_TEST_PODMAN_HOST"));
+        connect(config, PayloadWay::Auto)
+    }
+
+    fn argv(&self, argv: &[&str]) -> Spec {
+        support::argv(argv)
+    }
+
+    fn missing_image(&self) -> Option<String> {
+        missing_image()
+    }
+
+    fn ends_by_code(&self, code: i32) -> Vec<End> {
+        ends_by_code(code)
+    }
+
+    fn variables(&self) -> &[&str] {
+        &["TERM"]
+    }
+
+    /// It says `OOMKilled` of none (seen on 4.3 with cgroup v1).
+    fn tells_out_of_memory(&self, _: &dyn Executor) -> bool {
+        false
     }
 }
 
@@ -83,4 +128,8 @@ mod docker {
         use super::super::{Docker, PayloadWay};
         robata_testkit::executor_suite!(Docker(PayloadWay::Volume));
     }
+}
+
+mod podman {
+    robata_testkit::executor_suite!(super::Podman);
 }

@@ -11,7 +11,8 @@ use crate::{
     objects::Objects,
 };
 
-const BLOCK: u64 = 256 * 1024;
+/// A chunk of 256 KiB, as workers write them, comes with its header and the frames of its lines in one request.
+const BLOCK: u64 = 384 * 1024;
 
 #[derive(Debug)]
 pub(crate) struct Cursor {

@@ -12,7 +12,11 @@ mod open;
 mod plan;
 mod private;
 mod reader;
+#[cfg(feature = "s3")]
+mod s3;
 mod seal;
 
 pub use config::LogsConfig;
 pub use log_store::Logs;
+#[cfg(feature = "s3")]
+pub use s3::S3Config;

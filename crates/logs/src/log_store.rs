@@ -82,7 +82,12 @@ impl Logs {
         Self::with(store, config, place, None)
     }
 
-    fn with(store: Arc<dyn ObjectStore>, config: LogsConfig, place: String, folder: Option<PathBuf>) -> Self {
+    pub(crate) fn with(
+        store: Arc<dyn ObjectStore>,
+        config: LogsConfig,
+        place: String,
+        folder: Option<PathBuf>,
+    ) -> Self {
         let objects = Objects::new(store, place, folder.clone(), config.operation_timeout);
         Self {
             shared: Arc::new(Shared {

@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     secrets::SecretsSettings,
-    services::{PostgresSettings, RedisSettings},
+    services::{PostgresSettings, RedisSettings, S3Settings},
 };
 
 /// `[store.…]`: the system of record.
@@ -53,6 +53,8 @@ pub struct MemorySettings {}
 pub enum LogSettings {
     /// `[logs.folder]`.
     Folder(FolderSettings),
+    /// `[logs.s3]`.
+    S3(S3Settings),
 }
 
 /// `[logs.folder]`.
@@ -161,7 +163,7 @@ pub struct DockerSettings {
     pub networks: Vec<String>,
     /// The operator's policy: named volumes, as `shop-*:rw`.
     pub volumes: Vec<Allowed>,
-    /// The operator's policy: paths of the engine's machine with what is below them, as `/srv/data:ro`.
+    /// The operator's policy: paths of the engine's machine, as `/srv/data:ro`; what may only be read with what is below it.
     pub mounts: Vec<Allowed>,
     /// The operator's policy: devices of the engine's machine.
     pub devices: Vec<String>,

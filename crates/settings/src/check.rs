@@ -10,13 +10,14 @@ use figment::{
 use crate::{
     error::Problem,
     layer::{Layer, leaves, nest},
+    provenance::is_secret,
     tables::Settings,
 };
 
 /// Adapters that Robata has, or will have, under each family; this version has the ones that [`Settings`] names.
 const LATER: &[(&str, &[&str])] = &[
     ("queue", &["rabbitmq", "sqs"]),
-    ("logs", &["s3", "gcs", "azure"]),
+    ("logs", &["gcs", "azure"]),
     ("executors", &["kubernetes", "ecs"]),
 ];
 
@@ -87,6 +88,8 @@ fn explain(key: &[String], error: &figment::Error, known: &[String]) -> (Vec<Str
             }
             (wrong, format!("no such adapter; there are {here}"), nearest)
         }
+        // What else is wrong with it would say what it is.
+        _ if is_secret(key) => (key.to_vec(), "must be text, in quotes".to_owned(), None),
         _ => (key.to_vec(), told(&error.kind), None),
     }
 }

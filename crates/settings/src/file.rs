@@ -5,7 +5,10 @@ use std::{ops::Range, path::PathBuf};
 use figment::value::{Dict, Num, Tag, Value};
 use toml_edit::{Document, Item, TableLike};
 
-use crate::error::{Place, Problem};
+use crate::{
+    error::{Place, Problem},
+    provenance::shown_line,
+};
 
 /// A file that was read.
 #[derive(Debug)]
@@ -61,7 +64,7 @@ fn place(path: &std::path::Path, text: &str, span: Range<usize>) -> Place {
     Place::File {
         path: path.to_owned(),
         line: text[..at].matches('\n').count() + 1,
-        text: text[start..end].trim_end().to_owned(),
+        text: shown_line(text[start..end].trim_end()),
         column: text[start..at].chars().count(),
         width: text[at..span.end.clamp(at, end)].chars().count(),
     }

@@ -26,7 +26,7 @@ pub use listen::Listen;
 pub use load::{Defaults, Flag, Loaded, Sources};
 pub use provenance::Entry;
 pub use secrets::SecretsSettings;
-pub use services::{Eviction, Migrate, PostgresSettings, RedisSettings};
+pub use services::{Eviction, Migrate, PostgresSettings, RedisSettings, S3Settings};
 pub use tables::{
     DOCKER_HOST, DataSettings, DefinitionSettings, LimitSettings, SchedulerSettings, ServerSettings, Settings,
 };

@@ -1,6 +1,10 @@
 //! Puts the layers together: defaults, file, environment, flags; the later one wins.
 
-use std::path::PathBuf;
+use std::{
+    fs, io,
+    io::Read,
+    path::{Path, PathBuf},
+};
 
 use figment::{
     Figment, Profile, Provider,
@@ -20,6 +24,9 @@ use crate::{
 
 /// The variable by which Docker's own programs are told where the engine is.
 const DOCKER_HOST: &str = "DOCKER_HOST";
+
+/// A larger file holds no settings; one without end is a device.
+const MOST_BYTES: u64 = 1 << 20;
 
 /// What the machine decides.
 #[derive(Clone, Debug)]
@@ -148,7 +155,7 @@ impl Sources {
     fn layers(&self, problems: &mut Vec<Problem>) -> Vec<Layer> {
         let mut layers = Vec::new();
         if let Some(path) = &self.file {
-            match std::fs::read_to_string(path) {
+            match read_text(path) {
                 Ok(text) => match File::parse(path.clone(), text) {
                     Ok(file) => layers.push(Layer {
                         values: file.values(),
@@ -227,6 +234,9 @@ impl Sources {
         if let Some(queue) = kind("queue").and_then(|kind| tables::queue(kind)) {
             settings.queue = queue;
         }
+        if let Some(logs) = kind("logs").and_then(|kind| tables::logs(kind)) {
+            settings.logs = logs;
+        }
         let chosen = set.get("executors").and_then(Value::as_dict);
         for (name, adapters) in chosen.into_iter().flatten() {
             let kind = adapters.as_dict().and_then(|kinds| kinds.keys().next());
@@ -251,6 +261,16 @@ impl Sources {
             .map(|(key, _)| key.join("."))
             .collect()
     }
+}
+
+/// A file's text, if it is one of settings by its size.
+fn read_text(path: &Path) -> io::Result<String> {
+    let mut text = String::new();
+    fs::File::open(path)?.take(MOST_BYTES + 1).read_to_string(&mut text)?;
+    if text.len() as u64 > MOST_BYTES {
+        return Err(io::Error::new(io::ErrorKind::FileTooLarge, "it has more than 1 MiB"));
+    }
+    Ok(text)
 }
 
 /// The layer of one variable; `…_FILE` names a file that holds the value.
@@ -278,7 +298,7 @@ fn variable(name: &str, key: &str, value: &str) -> Result<Layer, Box<Problem>> {
         ));
     }
     let text = match &file {
-        Some(path) => std::fs::read_to_string(path)
+        Some(path) => read_text(path)
             .map_err(|error| wrong(format!("cannot read {}: {error}", path.display())))?
             // Editors and `echo` end files with a newline that is no part of a secret.
             .trim_end_matches(['\r', '\n'])

@@ -4,6 +4,7 @@ use figment::{Figment, value::Value};
 use serde::Serialize;
 
 use crate::{
+    check::near,
     error::Place,
     layer::{Layer, leaves},
     load::tag_of,
@@ -29,7 +30,7 @@ impl std::fmt::Display for Entry {
 }
 
 /// The last words of keys that hold secrets.
-const SECRETS: &[&str] = &["password", "secret", "token", "admin_token"];
+const SECRETS: &[&str] = &["password", "secret", "token", "admin_token", "secret_access_key"];
 /// What stands in a secret's place.
 const MASK: &str = "********";
 
@@ -49,13 +50,13 @@ pub(crate) fn entries(figment: &Figment, settings: &Settings, layers: &[Layer]) 
             Entry {
                 value: masked(&key, shown),
                 key: key.join("."),
-                place: hidden(&key, place),
+                place,
             }
         })
         .collect()
 }
 
-fn is_secret(key: &[String]) -> bool {
+pub(crate) fn is_secret(key: &[String]) -> bool {
     key.last().is_some_and(|last| SECRETS.contains(&last.as_str()))
 }
 
@@ -67,28 +68,18 @@ fn masked(key: &[String], value: serde_json::Value) -> serde_json::Value {
     }
 }
 
-/// The text of a file's line may hold the secret itself.
-fn hidden(key: &[String], place: Place) -> Place {
-    match place {
-        Place::File {
-            path,
-            line,
-            text,
-            column,
-            width,
-        } => Place::File {
-            path,
-            line,
-            text: if is_secret(key) {
-                MASK.to_owned()
-            } else {
-                without_password(&text)
-            },
-            column,
-            width,
-        },
-        other => other,
+/// A file's line as errors may show it: nothing of what stands behind a secret's key, misspelt or not, and no passwords.
+pub(crate) fn shown_line(text: &str) -> String {
+    let is_key = |c: char| c.is_alphanumeric() || matches!(c, '_' | '-');
+    for (at, _) in text.match_indices('=') {
+        let before = text[..at].trim_end().trim_end_matches(['"', '\'']);
+        let name = before.rsplit(|c| !is_key(c)).next().unwrap_or_default();
+        // The table of the places where secrets live holds none.
+        if name != "secrets" && near(&name.to_lowercase(), SECRETS.iter().copied()).is_some() {
+            return format!("{} {MASK}", &text[..=at]);
+        }
     }
+    without_password(text)
 }
 
 /// `scheme://user:password@host`, or several of them, without their passwords.
@@ -115,6 +106,33 @@ fn without_password(text: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_line_is_shown_without_what_stands_behind_a_secrets_key_however_it_is_spelt() {
+        for line in [
+            "admin_token = \"hunter2\"",
+            "admin_tokn=\"hunter2",
+            "ADMIN_TOKEN = 'hunter2'",
+            "auth.admin_token = hunter2",
+            "\"admin_token\" = \"hunter2\"",
+            "auth = { admin_token = \"hunter2=\" }",
+            "passwrd = \"hunter2\"",
+            "urll = \"postgres://me:hunter2@h/x\"",
+        ] {
+            let shown = shown_line(line);
+            assert!(!shown.contains("hunter2") && shown.contains(MASK), "{shown}");
+        }
+        for line in [
+            "listen = \"127.0.0.1:7070\"",
+            "secrets = { folder = \"/run/secrets\" }",
+            "hosts = [\"a=b\"]",
+            "[auth]",
+            "",
+            "=",
+        ] {
+            assert_eq!(shown_line(line), line);
+        }
+    }
 
     #[test]
     fn passwords_in_addresses_are_masked() {

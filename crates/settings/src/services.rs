@@ -1,8 +1,10 @@
-//! The tables of services that many daemons share: `[store.postgres]`, `[queue.redis]`.
+//! The tables of services that many daemons share: `[store.postgres]`, `[queue.redis]`, `[logs.s3]`.
 
 use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
+
+use crate::auth::Secret;
 
 /// `[store.postgres]`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -68,4 +70,40 @@ pub enum Eviction {
     Refuse,
     /// Warns, and goes on: what is evicted goes out again from the store, late.
     Warn,
+}
+
+/// `[logs.s3]`: a bucket of S3, or of what speaks its protocol.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct S3Settings {
+    /// The bucket; it must be there.
+    pub bucket: String,
+    /// What the names of all objects begin with, as `robata/logs`; empty: the bucket is Robata's alone.
+    pub prefix: String,
+    /// The region; not set: what `AWS_REGION` says, else `us-east-1`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub region: Option<String>,
+    /// The server, as `https://minio.example.com:9000`; not set: what `AWS_ENDPOINT_URL_S3` says, else Amazon's.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub endpoint: Option<String>,
+    /// The access key's id; not set: the credentials are found as Amazon's own tools find them (`AWS_ACCESS_KEY_ID`…, a web
+    /// identity, the role of the container, of the machine).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub access_key_id: Option<String>,
+    /// The access key's secret. Best by a file (`ROBATA_LOGS__S3__SECRET_ACCESS_KEY_FILE`).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub secret_access_key: Option<Secret>,
+    /// A file with the certificates, in PEM, by which the server is known; not set: the system's.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ca: Option<PathBuf>,
+}
+
+impl S3Settings {
+    /// The access key, where it is set: its id and its secret.
+    #[must_use]
+    pub fn keys(&self) -> Option<(String, String)> {
+        let id = self.access_key_id.clone()?;
+        let Secret(secret) = self.secret_access_key.clone()?;
+        Some((id, secret))
+    }
 }

@@ -17,7 +17,7 @@ use crate::{
     },
     auth::{AuthSettings, TlsSettings},
     listen::Listen,
-    services::{PostgresSettings, RedisSettings},
+    services::{PostgresSettings, RedisSettings, S3Settings},
     telemetry::TelemetrySettings,
     worker::WorkerSettings,
 };
@@ -66,7 +66,8 @@ pub struct DataSettings {
 pub struct ServerSettings {
     /// Where the API of `robata up` and robata-master listens.
     pub listen: Listen,
-    /// Names besides loopback's own under which requests may come (`Host`).
+    /// Names besides loopback's own under which requests may come (`Host`); where others reach the port, any IP address may
+    /// stand there, too.
     pub hosts: Vec<String>,
     /// `[server.tls]`; not set: plain HTTP.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -213,6 +214,11 @@ pub(crate) fn store(kind: &str) -> Option<StoreSettings> {
 /// The defaults of a queue of this kind, where it is not the default one.
 pub(crate) fn queue(kind: &str) -> Option<QueueSettings> {
     (kind == "redis").then(|| QueueSettings::Redis(RedisSettings::default()))
+}
+
+/// The defaults of a log store of this kind, where it is not the default one.
+pub(crate) fn logs(kind: &str) -> Option<LogSettings> {
+    (kind == "s3").then(|| LogSettings::S3(S3Settings::default()))
 }
 
 /// The defaults of an executor of this kind.

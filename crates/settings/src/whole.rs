@@ -6,7 +6,7 @@ use robata_core::{
 };
 
 use crate::{
-    adapters::{DockerSettings, ExecutorSettings, QueueSettings, StoreSettings},
+    adapters::{DockerSettings, ExecutorSettings, LogSettings, QueueSettings, StoreSettings},
     auth::TlsSettings,
     error::{Errors, Place, Problem},
     listen::Listen,
@@ -21,6 +21,7 @@ pub(crate) fn check(settings: &Settings, entries: &[Entry]) -> Result<(), Errors
     listeners(settings, &mut found);
     access(settings, &mut found);
     services(settings, &mut found);
+    logs(settings, &mut found);
     executors(settings, &mut found);
     queues(settings, &mut found);
     if found.is_empty() {
@@ -94,6 +95,39 @@ fn services(settings: &Settings, found: &mut Found) {
         if !redis.url.split(',').all(is_url) {
             let message = "must be an address as redis://USER:PASSWORD@HOST:6379/0, or rediss:// for TLS (secret: ROBATA_QUEUE__REDIS__URL_FILE names a file that holds it)";
             found.push(("queue.redis.url".to_owned(), message.to_owned()));
+        }
+    }
+}
+
+fn logs(settings: &Settings, found: &mut Found) {
+    let LogSettings::S3(s3) = &settings.logs else { return };
+    if s3.bucket.is_empty() {
+        let message = "must name a bucket, which must be there";
+        found.push(("logs.s3.bucket".to_owned(), message.to_owned()));
+    }
+    if let Some(endpoint) = &s3.endpoint
+        && !["http://", "https://"]
+            .iter()
+            .any(|scheme| endpoint.starts_with(scheme))
+    {
+        let message = "must be an address as https://HOST:PORT";
+        found.push(("logs.s3.endpoint".to_owned(), message.to_owned()));
+    }
+    for (key, set, other) in [
+        (
+            "access_key_id",
+            s3.access_key_id.is_some(),
+            s3.secret_access_key.is_some(),
+        ),
+        (
+            "secret_access_key",
+            s3.secret_access_key.is_some(),
+            s3.access_key_id.is_some(),
+        ),
+    ] {
+        if !set && other {
+            let message = "must be set where the other half of the access key is";
+            found.push((format!("logs.s3.{key}"), message.to_owned()));
         }
     }
 }

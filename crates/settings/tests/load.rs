@@ -46,6 +46,15 @@ fn without_any_source_the_defaults_are_in_force() {
 }
 
 #[test]
+fn a_file_without_end_is_refused_and_not_read_to_it() {
+    let endless = PathBuf::from("/dev/zero");
+    let told = sources(Some(endless), &[]).load().unwrap_err().to_string();
+    assert!(told.contains("cannot read /dev/zero: it has more than 1 MiB"), "{told}");
+    let told = self::told("", &[("ROBATA_AUTH__ADMIN_TOKEN_FILE", "/dev/zero")]);
+    assert!(told.contains("cannot read /dev/zero: it has more than 1 MiB"), "{told}");
+}
+
+#[test]
 fn the_later_layer_wins_and_each_value_knows_its_place() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("robata.toml");
@@ -89,7 +98,9 @@ fn the_later_layer_wins_and_each_value_knows_its_place() {
 #[test]
 fn folders_follow_the_data_folder() {
     let loaded = load("[data]\nfolder = \"/elsewhere\"\n", &[]).unwrap();
-    let LogSettings::Folder(logs) = &loaded.settings.logs;
+    let LogSettings::Folder(logs) = &loaded.settings.logs else {
+        panic!("{:?}", loaded.settings.logs);
+    };
     assert_eq!(logs.path, PathBuf::from("/elsewhere/logs"));
 }
 
@@ -129,8 +140,8 @@ fn broken_toml_is_shown_with_line_and_caret() {
 
 #[test]
 fn an_adapter_of_a_later_version_says_so() {
-    let told = told("[queue.rabbitmq]\nurl = \"x\"\n", &[]);
-    assert!(told.contains("`rabbitmq` is not available in this version"), "{told}");
+    let told = told("[queue.sqs]\nurl = \"x\"\n", &[]);
+    assert!(told.contains("`sqs` is not available in this version"), "{told}");
     assert!(told.contains("which has memory, redis"), "{told}");
 }
 
@@ -274,6 +285,32 @@ fn an_admin_token_that_could_be_guessed_and_half_of_tls_are_told() {
     );
     assert!(told.contains("server.tls.certificate: must name a file"), "{told}");
     assert!(!told.contains("\"secret\""), "{told}");
+}
+
+#[test]
+fn no_mistake_in_a_file_tells_the_secret_that_stands_on_its_line() {
+    for text in [
+        "[auth]\nadmin_token = \"hunter2\"\n",
+        "[auth]\nadmin_tokn = \"hunter2\"\n",
+        "[auth]\nadmin_token = \"hunter2\n",
+        "[auth]\nadmin_token = [\"hunter2\"]\n",
+        "auth = { admin_tok = \"hunter2\" }\n",
+        "auth = { admin_token = \"hunter2\" \n",
+        "[store.postgres]\nurll = \"postgres://me:hunter2@h/x\"\n",
+        "[store.postgres]\nurl = \"http://me:hunter2@h/x\"\n",
+        "[queue.redis]\nurl = \"http://me:hunter2@h/x\"\n",
+        "[store.postgres]\nurl = \"postgres://me:hunter2@h/x\n",
+    ] {
+        let errors = load(text, &[]).unwrap_err();
+        let told = format!("{errors}\n{errors:?}\n{}", serde_json::to_string(&errors).unwrap());
+        assert!(!told.contains("hunter2"), "{told}");
+        assert!(told.contains("robata.toml:"), "{told}");
+    }
+    let number = told("[auth]\nadmin_token = 1234567890123456789\n", &[]);
+    assert!(
+        number.contains("auth.admin_token: must be text") && !number.contains("12345"),
+        "{number}"
+    );
 }
 
 #[test]

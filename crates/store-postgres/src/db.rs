@@ -211,7 +211,12 @@ impl Db {
     async fn begin(&self, how: How) -> Result<Tx> {
         let pool = self.pool(how);
         let limit = pool.session.limit();
-        let mut text = if how.read_only { "BEGIN READ ONLY; " } else { "BEGIN; " }.to_owned();
+        let mut text = if how.read_only {
+            // A look sees one moment, however many statements it takes.
+            "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; ".to_owned()
+        } else {
+            "BEGIN; ".to_owned()
+        };
         if !pool.direct {
             text.push_str(&pool.session.local());
         }

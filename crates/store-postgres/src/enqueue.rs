@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use robata_core::{
     Error, ErrorKind, JobId, JobState,
     job::{Enqueue, Enqueued, JobRecord, NewJob},
-    row::JobRow,
+    row::{Deed, JobRow},
     store::Hint,
 };
 
@@ -62,6 +62,11 @@ pub(crate) async fn run(tx: &mut Tx, requests: &[Enqueue]) -> Result<Vec<Result<
         fates.push(decide_all(tx, &mut group, request)?);
     }
     insert::run(tx, &mut group.new).await?;
+    for job in group.new.iter().map(|new| new.job) {
+        if let Some(own) = &job.definition {
+            tx.audit(&own.by, &Deed::run(job)).await?;
+        }
+    }
     let mut lines = HashSet::new();
     for new in &group.new {
         tx.tally.count(&new.row.line, None, Some(new.row.state), 1);
@@ -154,7 +159,11 @@ fn decide<'a>(tx: &Tx, group: &mut Group<'a>, job: &'a NewJob) -> Result<Fate> {
         row: JobRow::new(seq, job, tx),
         job,
         labels: map(&job.labels)?,
-        definition: job.definition.as_ref().map(serde_json::to_string).transpose()?,
+        definition: job
+            .definition
+            .as_ref()
+            .map(|own| serde_json::to_string(&own.definition))
+            .transpose()?,
         env: map(&job.env)?,
     });
     group.ids.insert(job.id, seq);

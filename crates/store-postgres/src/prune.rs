@@ -21,6 +21,8 @@ use crate::{
 const KEYS_KEPT: Duration = Duration::from_secs(7 * 24 * 3600);
 /// Ended workers are shown this long.
 const WORKERS_SHOWN: Duration = Duration::from_secs(24 * 3600);
+/// A token that was revoked or has expired is kept this long.
+const TOKENS_KEPT: Duration = Duration::from_secs(30 * 24 * 3600);
 /// Who did what is kept this long.
 const AUDIT_KEPT: Duration = Duration::from_secs(400 * 24 * 3600);
 /// Jobs, and logs, in one transaction at most.
@@ -68,6 +70,7 @@ pub(crate) async fn run(tx: &mut Tx, max: &usize) -> Result<Pruned> {
     .await?;
     pruned.logs = logs_to_remove(tx, max).await?;
     prune_audit(tx, max).await?;
+    prune_tokens(tx).await?;
     Ok(pruned)
 }
 
@@ -90,6 +93,16 @@ async fn prune_audit(tx: &mut Tx, max: i64) -> Result<()> {
            SELECT seq FROM (SELECT seq, at FROM robata.audit ORDER BY seq LIMIT $1) AS v WHERE at < $2))")
     .bind(max)
     .bind(tx.now.minus(AUDIT_KEPT).as_millis())
+    .execute(tx.conn())
+    .await?;
+    Ok(())
+}
+
+/// The very first one stays: from it on there ever was one.
+async fn prune_tokens(tx: &mut Tx) -> Result<()> {
+    q("DELETE FROM robata.tokens WHERE (revoked_at < $1 OR expires_at < $1)
+           AND hash <> (SELECT hash FROM robata.tokens ORDER BY created_at, hash LIMIT 1)")
+    .bind(tx.now.minus(TOKENS_KEPT).as_millis())
     .execute(tx.conn())
     .await?;
     Ok(())

@@ -296,23 +296,29 @@ async fn a_claim_whose_connection_is_cut_anywhere_is_whole_or_not_there() -> Res
     let (_database, proxy, store) = behind_a_proxy().await?;
     let incarnation = worker(&store).await?;
     let mut lost = 0;
-    let measured: Vec<_> = enqueue(&store, jobs::jobs(3)?)
-        .await?
-        .into_iter()
-        .map(|new| new.job)
-        .collect();
+    let stored = async || -> Result<Vec<_>> {
+        Ok(enqueue(&store, jobs::jobs(3)?)
+            .await?
+            .into_iter()
+            .map(|new| new.job)
+            .collect())
+    };
+    // A connection's first claim prepares its statements, and is answered with more bytes than all later ones.
+    let warm = async || -> Result<()> {
+        let request = claim(incarnation, &stored().await?);
+        ensure!(store.claim(request).await?.len() == 3);
+        Ok(())
+    };
+    warm().await?;
+    let measured = stored().await?;
     proxy.passed();
     store.claim(claim(incarnation, &measured)).await?;
     let whole = proxy.passed();
     // Everywhere, and closely about the commit, which answers last.
     let step = usize::try_from(whole / 20)?;
     for bytes in (0..whole).step_by(step).chain((whole - 160..whole).step_by(6)) {
-        let stored: Vec<_> = enqueue(&store, jobs::jobs(3)?)
-            .await?
-            .into_iter()
-            .map(|new| new.job)
-            .collect();
-        let request = claim(incarnation, &stored);
+        warm().await?;
+        let request = claim(incarnation, &stored().await?);
         proxy.cut_after(bytes);
         let claimed = store.claim(request.clone()).await;
         proxy.heal();

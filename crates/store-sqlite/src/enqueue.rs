@@ -5,7 +5,7 @@ use std::collections::{BTreeSet, HashMap, HashSet};
 use robata_core::{
     Error, ErrorKind, ExecutorName, JobId, JobState, Timestamp,
     job::{Enqueued, JobRecord, NewJob},
-    row::{JobRow, number},
+    row::{Deed, JobRow, number},
     store::Hint,
 };
 
@@ -90,6 +90,11 @@ pub(crate) async fn run(tx: &mut Tx, enqueues: Vec<&mut Enqueueing>) -> Result<(
         fates.push(own);
     }
     insert(tx, &group.new).await?;
+    for job in group.new.iter().map(|new| new.job) {
+        if let Some(own) = &job.definition {
+            tx.audit(&own.by, &Deed::run(job)).await?;
+        }
+    }
     let executors = tx.shared.live_executors();
     let told: HashMap<i64, _> = read_replayed(tx, &fates, &group).await?;
     let mut results = Vec::with_capacity(fates.len());
@@ -150,7 +155,11 @@ fn decide<'a>(
         row: JobRow::new(seq, job, tx),
         job,
         labels: map(&job.labels)?,
-        definition: job.definition.as_ref().map(serde_json::to_string).transpose()?,
+        definition: job
+            .definition
+            .as_ref()
+            .map(|own| serde_json::to_string(&own.definition))
+            .transpose()?,
         env: map(&job.env)?,
     });
     group.ids.insert(job.id, seq);

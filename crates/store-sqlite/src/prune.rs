@@ -23,6 +23,8 @@ use crate::{
 const KEYS_KEPT: Duration = Duration::from_secs(7 * 24 * 3600);
 /// Ended workers are shown this long.
 const WORKERS_SHOWN: Duration = Duration::from_secs(24 * 3600);
+/// A token that was revoked or has expired is kept this long.
+const TOKENS_KEPT: Duration = Duration::from_secs(30 * 24 * 3600);
 /// Who did what is kept this long.
 const AUDIT_KEPT: Duration = Duration::from_secs(400 * 24 * 3600);
 /// Free pages (4 KiB each) that the file keeps for what comes next; the others are given back to the disk, at most so many
@@ -67,6 +69,7 @@ pub(crate) async fn run(tx: &mut Tx, max: &usize) -> Result<Pruned> {
     .await?;
     pruned.logs = logs_to_remove(tx, *max).await?;
     prune_audit(tx, *max).await?;
+    prune_tokens(tx).await?;
     give_back(tx).await?;
     Ok(pruned)
 }
@@ -98,6 +101,18 @@ async fn prune_audit(tx: &mut Tx, max: usize) -> Result<()> {
     )
     .bind(i64::try_from(max).unwrap_or(i64::MAX))
     .bind(tx.now.minus(AUDIT_KEPT).as_millis())
+    .execute(&mut tx.conn)
+    .await?;
+    Ok(())
+}
+
+/// The very first one stays: from it on there ever was one.
+async fn prune_tokens(tx: &mut Tx) -> Result<()> {
+    sqlx::query(
+        "DELETE FROM tokens WHERE (revoked_at < ?1 OR expires_at < ?1)
+             AND hash <> (SELECT hash FROM tokens ORDER BY created_at, hash LIMIT 1)",
+    )
+    .bind(tx.now.minus(TOKENS_KEPT).as_millis())
     .execute(&mut tx.conn)
     .await?;
     Ok(())

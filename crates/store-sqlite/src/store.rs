@@ -22,7 +22,7 @@ use robata_core::{
         WorkerRecord,
     },
 };
-use sqlx::{Sqlite, pool::PoolConnection};
+use sqlx::{Sqlite, Transaction, pool::PoolConnection};
 use tokio::sync::broadcast::error::RecvError;
 
 use crate::{
@@ -66,8 +66,9 @@ impl SqliteStore {
         &self.opened
     }
 
-    async fn reader(&self, operation: &'static str) -> Result<PoolConnection<Sqlite>> {
-        let reader = self.opened.readers.acquire().await;
+    /// A reader that sees one moment, however many statements it takes.
+    async fn reader(&self, operation: &'static str) -> Result<Transaction<'static, Sqlite>> {
+        let reader = self.opened.readers.begin().await;
         reader.map_err(|error| Fault::Sql(error).to_error(operation))
     }
 

@@ -125,7 +125,7 @@ fn sources() -> BTreeMap<PathBuf, String> {
         }
     }
     let mut files = BTreeMap::new();
-    for folder in ["crates", "bins"] {
+    for folder in ["crates", "bins", "fuzz"] {
         walk(&root().join(folder), &mut files);
     }
     assert!(files.len() > 100, "only {} source files were found", files.len());

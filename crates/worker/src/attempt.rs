@@ -79,11 +79,16 @@ pub(crate) fn spawn(
         epoch,
     };
     let leave = shared.leave.clone();
+    let engine = Arc::clone(engine);
     shared.tasks.spawn(async move {
         // Forgotten also when the task panics: the net below finds that the store holds what nobody follows.
         let _forget = forget;
         tokio::select! {
-            () = let_go.cancelled() => tracing::info!(attempt = %id, "let go"),
+            () = let_go.cancelled() => {
+                tracing::info!(attempt = %id, "let go");
+                // Its prepare may be under way in the engine, and nobody has recorded what that makes.
+                engine.left_behind.notify_one();
+            }
             () = leave.cancelled() => {}
             ended = Box::pin(attempt.run(slot, origin)) => if ended.is_err() {
                 tracing::info!(attempt = %id, "somebody else holds it now");

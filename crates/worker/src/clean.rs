@@ -13,14 +13,19 @@ use crate::{backoff::Backoff, clock::wall_time, engine::Engine, shared::Shared};
 /// After something may have been left behind.
 const SOON: Duration = Duration::from_secs(3);
 
+/// After that look: a busy engine makes what was asked of it later still.
+const ONCE_MORE: Duration = Duration::from_secs(20);
+
 /// Cleans one realm until told to stop.
 pub(crate) async fn serve(shared: Arc<Shared>, engine: Arc<Engine>) {
     let mut backoff = Backoff::new(Duration::from_secs(1), Duration::from_secs(60));
+    let mut left_behind = false;
     loop {
         let wait = if engine.realm().is_none() || shared.lease.valid().is_none() {
             backoff.next()
         } else {
             match clean(&shared, &engine).await {
+                Ok(()) if std::mem::take(&mut left_behind) => ONCE_MORE.min(shared.config.clean_every),
                 Ok(()) => shared.config.clean_every,
                 Err(error) => {
                     tracing::warn!(executor = %engine.name, error = %error.full(), "cannot clean up");
@@ -32,10 +37,13 @@ pub(crate) async fn serve(shared: Arc<Shared>, engine: Arc<Engine>) {
             () = shared.stop.cancelled() => return,
             () = tokio::time::sleep(wait) => {}
             // Not at once: what is on its way may still come.
-            () = engine.left_behind.notified() => tokio::select! {
-                () = shared.stop.cancelled() => return,
-                () = tokio::time::sleep(SOON.min(wait)) => {}
-            },
+            () = engine.left_behind.notified() => {
+                left_behind = true;
+                tokio::select! {
+                    () = shared.stop.cancelled() => return,
+                    () = tokio::time::sleep(SOON.min(wait)) => {}
+                }
+            }
         }
     }
 }

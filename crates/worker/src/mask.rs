@@ -1,8 +1,9 @@
 //! Masks secrets in whatever a job prints, whatever prints them: plain, as lines of their own, in JSON and in base64.
 //!
-//! Matches are leftmost, and the longest of those that begin there. A stream holds back only what may be the beginning of a
-//! secret: its end as far as some needle begins with it, which is shorter than the longest needle. Everything before that is
-//! decided for good, so that whoever goes on from there finds the same.
+//! Matches are leftmost, and the longest of those that begin there, with what overlaps them: where two secrets share text, none
+//! of it stays. A stream holds back only what may be the beginning of a secret (its end as far as some needle begins with it)
+//! and the match that this would overlap, which is less than twice the longest needle. Everything before that is decided for
+//! good, so that whoever goes on from there finds the same.
 
 use std::{
     collections::BTreeSet,
@@ -10,7 +11,7 @@ use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
 };
 
-use aho_corasick::{AhoCorasick, AhoCorasickKind, MatchKind};
+use aho_corasick::{AhoCorasick, AhoCorasickKind, Anchored, Input, MatchKind, StartKind};
 use base64::{
     Engine,
     alphabet::{STANDARD, URL_SAFE},
@@ -63,6 +64,7 @@ impl Mask {
         // The smallest automaton: there is one for each attempt that is followed.
         let built = AhoCorasick::builder()
             .match_kind(MatchKind::LeftmostLongest)
+            .start_kind(StartKind::Both)
             .kind(Some(AhoCorasickKind::ContiguousNFA))
             .build(&needles);
         let automaton = built.map_err(|why| internal(&why))?;
@@ -80,12 +82,44 @@ impl Mask {
 
     /// A whole text, masked.
     pub(crate) fn text(&self, text: &str) -> String {
-        let mut masked = String::with_capacity(text.len());
-        self.automaton.replace_all_with(text, &mut masked, |_, _, into| {
-            into.push_str(MASK);
-            true
+        let mut masked = Vec::with_capacity(text.len());
+        self.decide(text.as_bytes(), true, &mut masked);
+        // Needles are text, too: no letter was cut.
+        String::from_utf8_lossy(&masked).into_owned()
+    }
+
+    /// Masks `data` as far as it is decided, which is to its end where nothing comes after it. Answers how far that is.
+    fn decide(&self, data: &[u8], ended: bool, out: &mut Vec<u8>) -> usize {
+        let open_from = |from| if ended { data.len() } else { self.held_from(data, from) };
+        let (mut at, mut open) = (0, open_from(0));
+        while let Some(found) = self.automaton.find(Input::new(data).range(at..)) {
+            // What begins before it may go on, and be a match of its own.
+            if found.start() >= open {
+                break;
+            }
+            out.extend_from_slice(&data[at..found.start()]);
+            // What begins in it may go on, and overlap it.
+            if found.end() > open {
+                return found.start();
+            }
+            out.extend_from_slice(MASK.as_bytes());
+            at = self.reach(data, found.start() + 1, found.end());
+            if open < at {
+                open = open_from(at);
+            }
+        }
+        out.extend_from_slice(&data[at..open]);
+        open
+    }
+
+    /// How far the needles reach that begin within a match, which ends at `end`.
+    fn reach(&self, data: &[u8], from: usize, end: usize) -> usize {
+        let begin = (from..end).filter(|&at| self.begins[usize::from(data[at])]);
+        let ends = begin.filter_map(|at| {
+            let input = Input::new(data).range(at..).anchored(Anchored::Yes);
+            self.automaton.find(input).map(|found| found.end())
         });
-        masked
+        ends.max().map_or(end, |reach| reach.max(end))
     }
 
     /// From where on `data` may be the beginning of a needle that goes on behind it.
@@ -161,28 +195,17 @@ impl Held {
     pub(crate) fn push(&mut self, mask: &Mask, data: &[u8]) -> Vec<u8> {
         self.0.extend_from_slice(data);
         let mut out = Vec::with_capacity(self.0.len());
-        let (mut at, mut held) = (0, mask.held_from(&self.0, 0));
-        for found in mask.automaton.find_iter(&self.0) {
-            // What begins here may go on, and be longer.
-            if found.start() >= held {
-                break;
-            }
-            out.extend_from_slice(&self.0[at..found.start()]);
-            out.extend_from_slice(MASK.as_bytes());
-            at = found.end();
-            if at > held {
-                held = mask.held_from(&self.0, at);
-            }
-        }
-        out.extend_from_slice(&self.0[at..held]);
-        self.0.drain(..held);
+        let decided = mask.decide(&self.0, false, &mut out);
+        self.0.drain(..decided);
         out
     }
 
     /// Nothing comes any more: what is left, masked.
     pub(crate) fn end(&mut self, mask: &Mask) -> Vec<u8> {
         let rest = std::mem::take(&mut self.0);
-        mask.automaton.replace_all_bytes(&rest, &vec![MASK; mask.needles.len()])
+        let mut out = Vec::with_capacity(rest.len());
+        mask.decide(&rest, true, &mut out);
+        out
     }
 }
 

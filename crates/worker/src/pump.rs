@@ -119,7 +119,7 @@ impl Reader {
         let mut backoff = Backoff::new(Duration::from_millis(200), Duration::from_secs(10));
         loop {
             // Asked each time: a prepare tried again may have brought another value.
-            let mask = self.secrets.mask().await;
+            let mask = self.secrets.mask(&*self.engine.executor, &self.handle).await;
             match self.read(&mut mark, mask).await {
                 Ok(None) => return Read::Whole(mark.kept()),
                 Ok(Some(reach)) => return Read::Limited(reach),

@@ -1,8 +1,8 @@
 //! The secrets of one attempt: had from their source right before each prepare, kept in memory alone, and masked in all that
 //! is kept of the attempt (DESIGN.md §7).
 //!
-//! Whoever adopts an attempt has no values. It asks the source again, and until it has them keeps nothing of the output: the
-//! engine is the spool.
+//! Whoever adopts an attempt has no values. It asks the engine, which may tell those that the thing was made with, else the
+//! source, which tells them as they are now; until it has them it keeps nothing of the output: the engine is the spool.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -12,8 +12,11 @@ use std::{
 };
 
 use robata_core::{
-    AppName, AttemptId, Error, ErrorKind, ExecutorName, Result, Secret, SecretName, attempt::HeldAttempt,
-    finish::Outcome, secret::Secrets,
+    AppName, AttemptId, Error, ErrorKind, ExecutorName, Result, Secret, SecretName,
+    attempt::HeldAttempt,
+    executor::{Executor, Handle},
+    finish::Outcome,
+    secret::Secrets,
 };
 use tokio::sync::watch;
 
@@ -143,14 +146,30 @@ impl AttemptSecrets {
         self.known.borrow().is_some()
     }
 
-    /// The mask; asks the source until it has it.
-    pub(crate) async fn mask(&self) -> Option<Arc<Mask>> {
+    /// The values of what was made before, by another worker: as the engine tells them, else as they are now.
+    async fn again(&self, executor: &dyn Executor, handle: &Handle) -> Result<()> {
+        let variables: BTreeSet<_> = self.wanted.keys().cloned().collect();
+        let told = match executor.secrets(handle, &variables).await {
+            Ok(told) => told.unwrap_or_default(),
+            // It has no output left that could hold any.
+            Err(error) if error.kind() == ErrorKind::NotFound => BTreeMap::new(),
+            Err(error) => return Err(error),
+        };
+        if told.len() < variables.len() {
+            return self.resolve().await.map(drop);
+        }
+        let named = |(variable, value): (String, Secret)| Some((self.wanted.get(&variable)?.clone(), value));
+        self.learn(&told.into_iter().filter_map(named).collect()).await
+    }
+
+    /// The mask; asks until it has it.
+    pub(crate) async fn mask(&self, executor: &dyn Executor, handle: &Handle) -> Option<Arc<Mask>> {
         let mut backoff = Backoff::new(Duration::from_secs(1), Duration::from_secs(60));
         loop {
             if let Some(mask) = self.known.borrow().clone() {
                 return mask;
             }
-            if let Err(error) = self.resolve().await {
+            if let Err(error) = self.again(executor, handle).await {
                 tracing::warn!(
                     attempt = %self.attempt, error = %error.full(),
                     "the secrets of an adopted attempt cannot be had again; nothing more of its output is kept before they can be masked"

@@ -38,10 +38,12 @@ impl Mark {
     }
 
     pub(crate) fn decode(position: &Position) -> Option<Self> {
+        // No stream is so long; more would leave no room to count on.
+        let number = |text: &str| text.parse().ok().filter(|&number: &u64| number <= u64::MAX / 4);
         let mut parts = position.0.splitn(3, ':');
         let mut count = || -> Option<(u64, u64)> {
             let (offset, skip) = parts.next().map(|part| part.split_once('+').unwrap_or((part, "0")))?;
-            Some((offset.parse().ok()?, skip.parse().ok()?))
+            Some((number(offset)?, number(skip)?))
         };
         let (stdout, stderr) = (count()?, count()?);
         Some(Self {

@@ -22,7 +22,14 @@ fn a_mark_survives_the_log_store() {
     for mark in [plain, skipping] {
         assert_eq!(Mark::decode(&mark.encode()), Some(mark));
     }
-    for wrong in ["", "1:2", "1+x:2:3", "-1:2:3"] {
+    for wrong in [
+        "",
+        "1:2",
+        "1+x:2:3",
+        "-1:2:3",
+        "18446744073709551615:1:",
+        "0+18446744073709551615:1:",
+    ] {
         assert_eq!(Mark::decode(&Position(wrong.into())), None);
     }
 }

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use anyhow::{Result, ensure};
 use robata_core::{
-    AttemptState, JobState, Policy, Reason,
+    AttemptState, JobState, Payload, Policy, Reason,
     definition::{Cpu, Definition, Memory, docker::Mounted},
     finish::End,
     policy::{Allowed, Max},
@@ -161,4 +161,34 @@ async fn what_runs_when_a_policy_is_narrowed_runs_to_its_end() -> Result<()> {
         .await?;
     rig.engine.end(id, End::Exited(0));
     ensure_ended(&rig.finalised(job).await?, JobState::Succeeded, None)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nothing_of_a_payload_or_a_label_becomes_part_of_a_command_line() -> Result<()> {
+    let rig = Rig::new(&[("plain", runs(&[]))]).await?;
+    let _worker = rig.worker("a")?;
+    let evil =
+        br#"{"command": ["evil"], "entrypoint": ["sh"], "image": "evil:1", "x": "$(evil) ; evil --privileged `evil`"}"#;
+    let payload = Payload::new(evil.to_vec().into(), 1 << 20, 128)?;
+    let job = rig
+        .enqueue_with("plain", |new| {
+            new.payload = payload.clone();
+            new.labels = [("command".to_owned(), "; evil".to_owned())].into();
+        })
+        .await?;
+    let spec = rig.engine.spec(rig.running(job).await?).expect("it runs");
+    let defined = runs(&[]);
+    ensure!(
+        (&spec.command, &spec.entrypoint, &spec.image) == (&defined.command, &defined.entrypoint, &defined.image),
+        "{spec:?}"
+    );
+    ensure!(
+        spec.docker == defined.docker && spec.security == defined.security,
+        "{spec:?}"
+    );
+    // It is in its own file, and the variable that repeats that.
+    ensure!(spec.payload[..] == evil[..]);
+    let holding: Vec<_> = spec.env.iter().filter(|(_, value)| value.contains("evil")).collect();
+    ensure!(holding.len() == 1 && holding[0].0 == "ROBATA_PAYLOAD", "{holding:?}");
+    Ok(())
 }

@@ -257,6 +257,31 @@ async fn an_adopted_attempt_is_masked_on_and_no_byte_is_lost_or_repeated() -> Re
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn where_the_engine_tells_it_an_adopted_attempt_is_masked_with_what_it_was_started_with() -> Result<()> {
+    let rig = Rig::new(&[("long", secret(&["print:one "]))]).await?;
+    rig.engine.tell_secrets();
+    let source = Source::of(VALUE);
+    let mut first = rig.worker_with("a", given(&source))?;
+    let job = rig.enqueue("long").await?;
+    let id = rig.running(job).await?;
+    first.kill();
+    rig.end_lease("a").await?;
+    source.set(Ok("another-by-now"));
+    let set = given(&source);
+    let next = rig.worker_with("b", |config, faults| {
+        set(config, faults);
+        faults.fail("engine.secrets", Fault::Refuse(ErrorKind::Unavailable), 1);
+    })?;
+    rig.engine.print(id, Stream::Stdout, VALUE);
+    rig.engine.end(id, End::Exited(0));
+    let detail = rig.finalised(job).await?;
+    support::ensure_whole(only(&detail)?)?;
+    ensure!(rig.printed(id, Stream::Stdout).await? == "one ***");
+    ensure!(next.faults.calls("engine.secrets") == 2 && source.asked() == 1);
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn nothing_is_kept_of_an_adopted_attempt_before_its_secrets_are_known_again() -> Result<()> {
     let rig = Rig::new(&[("long", secret(&["print:before "]))]).await?;
     let source = Source::of(VALUE);

@@ -41,6 +41,8 @@ pub(crate) struct Demo {
     /// Past every token, and wherever this process listens.
     api: LocalApi,
     url: String,
+    /// Whether whoever comes over a connection needs a token.
+    needs_token: bool,
     executors: BTreeMap<ExecutorName, Arc<dyn Executor>>,
     chosen: Vec<(ExecutorName, ExecutorSettings)>,
     out: Output,
@@ -50,6 +52,7 @@ impl Demo {
     pub(crate) fn new(
         api: LocalApi,
         url: String,
+        needs_token: bool,
         executors: BTreeMap<ExecutorName, Arc<dyn Executor>>,
         chosen: Vec<(ExecutorName, ExecutorSettings)>,
         out: Output,
@@ -57,6 +60,7 @@ impl Demo {
         Self {
             api,
             url,
+            needs_token,
             executors,
             chosen,
             out,
@@ -137,12 +141,17 @@ impl Demo {
 
     fn farewell(&self, place: &Place) -> anyhow::Result<()> {
         let server = self.server();
+        let with = if self.needs_token {
+            ", with a token in ROBATA_TOKEN"
+        } else {
+            ""
+        };
         let what = match place {
             Place::Containers { image, .. } => format!("image = \\\"{image}\\\""),
             Place::Processes { executor, .. } => format!("executor = \\\"{executor}\\\""),
         };
         let text = format!(
-            "demo: all five have ended; robata goes on serving. In another terminal:\n\n  \
+            "demo: all five have ended; robata goes on serving. In another terminal{with}:\n\n  \
              robata jobs list{server}\n  \
              robata enqueue demo/hello --wait --follow{server}\n\n\
              A job of your own:\n\n  \

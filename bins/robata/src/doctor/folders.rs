@@ -21,8 +21,9 @@ pub(super) fn check(settings: &Settings, running: bool) -> Vec<Check> {
     if let StoreSettings::Sqlite(sqlite) = &settings.store {
         checks.extend(database(settings, &sqlite.folder, running));
     }
-    let LogSettings::Folder(logs) = &settings.logs;
-    checks.push(writable("log folder", &logs.path, "logs.folder.path"));
+    if let LogSettings::Folder(logs) = &settings.logs {
+        checks.push(writable("log folder", &logs.path, "logs.folder.path"));
+    }
     for (name, executor) in &settings.executors {
         if let ExecutorSettings::Process(process) = executor {
             let what = format!("executor {name}, folder");

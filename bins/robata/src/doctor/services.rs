@@ -1,9 +1,11 @@
-//! Whether PostgreSQL and Redis answer, and suit.
+//! Whether PostgreSQL, Redis and the bucket of logs answer, and suit.
 
 use std::time::Duration;
 
 use robata_adapters::probe::{self, Broker, Database};
-use robata_settings::{Eviction, Migrate, PostgresSettings, QueueSettings, RedisSettings, Settings, StoreSettings};
+use robata_settings::{
+    Eviction, LogSettings, Migrate, PostgresSettings, QueueSettings, RedisSettings, Settings, StoreSettings,
+};
 
 use super::Check;
 use crate::clock;
@@ -14,6 +16,7 @@ const ANSWERS_WITHIN: Duration = Duration::from_secs(5);
 const APART: Duration = Duration::from_secs(2);
 const STORE: &str = "store";
 const QUEUE: &str = "queue";
+const LOGS: &str = "logs";
 
 pub(super) async fn check(settings: &Settings) -> Vec<Check> {
     let mut checks = Vec::new();
@@ -23,7 +26,23 @@ pub(super) async fn check(settings: &Settings) -> Vec<Check> {
     if let QueueSettings::Redis(redis) = &settings.queue {
         checks.extend(broker(redis).await);
     }
+    if let LogSettings::S3(s3) = &settings.logs {
+        checks.push(bucket(settings, &s3.bucket).await);
+    }
     checks
+}
+
+/// Really writes, reads and removes an object.
+async fn bucket(settings: &Settings, bucket: &str) -> Check {
+    let tried = async { robata_adapters::log_store(settings).await?.check(ANSWERS_WITHIN).await };
+    match tried.await {
+        Ok(()) => Check::ok(LOGS, format!("the bucket {bucket} can be written and read")),
+        Err(error) => Check::fail(
+            LOGS,
+            error.full(),
+            "see logs.s3 (`robata config`); objects must be listed, read, written and deleted there",
+        ),
+    }
 }
 
 async fn database(postgres: &PostgresSettings) -> Vec<Check> {

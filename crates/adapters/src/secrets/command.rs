@@ -27,7 +27,7 @@ use super::{ANSWERS_WITHIN, AT_ONCE, error, missing, no_answer, place, unfit};
 const NOT_THERE: i32 = 66;
 /// So much of what it says on standard error is told.
 const WORDS: usize = 400;
-/// So much of it is read; a command that says more ends by its time.
+/// So much of it is read.
 const WORDS_READ: usize = 64 << 10;
 
 /// The command.
@@ -51,7 +51,7 @@ impl Command {
     }
 
     async fn ask(&self, app: &AppName, name: &SecretName) -> Result<Secret> {
-        let _place = place(&self.places).await;
+        let _place = place(&self.places, &format!("the secrets' command {}", self.program())).await?;
         let mut command = tokio::process::Command::new(self.program());
         command
             .args(self.argv.iter().skip(1))
@@ -94,8 +94,11 @@ impl Command {
             return Err(failed("cannot be read".to_owned()));
         };
         match status {
-            Ok(status) if status.success() => Secret::from_bytes(std::mem::take(&mut *value))
-                .map_err(|why| unfit(app, name, format_args!("as {} prints it", self.program()), &why)),
+            // Whoever goes on writing is ended by that: how it ended says nothing.
+            Ok(status) if status.success() || value.len() > MAX_SECRET_BYTES + 1 => {
+                Secret::from_bytes(std::mem::take(&mut *value))
+                    .map_err(|why| unfit(app, name, format_args!("as {} prints it", self.program()), &why))
+            }
             Ok(status) if status.code() == Some(NOT_THERE) => Err(missing(
                 app,
                 name,
@@ -140,7 +143,7 @@ impl Drop for Group {
     }
 }
 
-/// At most one byte more than `most`; the rest is not read, and who writes it waits for its time.
+/// At most one byte more than `most`; the rest is not read.
 async fn read(from: Option<impl AsyncRead + Unpin>, most: usize) -> std::io::Result<Zeroizing<Vec<u8>>> {
     let mut bytes = Zeroizing::new(Vec::with_capacity(most + 1));
     if let Some(from) = from {

@@ -15,6 +15,8 @@ const OPERATION: &str = "secrets.resolve";
 const ANSWERS_WITHIN: Duration = Duration::from_secs(10);
 /// So many questions to one source at once.
 const AT_ONCE: usize = 4;
+/// A question waits this long for its turn: where one source hangs for all, nobody waits for all who came before.
+const TURN_WITHIN: Duration = Duration::from_secs(60);
 
 /// The places that the settings name, by their executors.
 #[must_use]
@@ -68,10 +70,19 @@ fn no_answer(what: impl std::fmt::Display) -> Error {
     )
 }
 
-/// A place among those that ask at once.
-async fn place(places: &Arc<Semaphore>) -> Option<OwnedSemaphorePermit> {
-    // Never closed.
-    Arc::clone(places).acquire_owned().await.ok()
+/// A place among those that ask at once, had in bounded time.
+async fn place(places: &Arc<Semaphore>, what: &str) -> Result<Option<OwnedSemaphorePermit>> {
+    match tokio::time::timeout(TURN_WITHIN, Arc::clone(places).acquire_owned()).await {
+        // Never closed.
+        Ok(place) => Ok(place.ok()),
+        Err(_) => Err(error(
+            ErrorKind::Unavailable,
+            format!(
+                "{what} is asked for more than it answers: no turn within {} s",
+                TURN_WITHIN.as_secs()
+            ),
+        )),
+    }
 }
 
 /// Reads off the runtime's threads and in bounded time. A read that hangs keeps its place, so that only so many can hang.
@@ -81,7 +92,7 @@ async fn blocking<T: Send + 'static>(
     read: impl FnOnce() -> Result<T> + Send + 'static,
 ) -> Result<T> {
     let asked = async {
-        let place = place(places).await;
+        let place = place(places, &path.display().to_string()).await?;
         let reading = tokio::task::spawn_blocking(move || {
             let _place = place;
             read()
@@ -115,4 +126,20 @@ fn read_file(path: &Path, most: usize) -> io::Result<zeroize::Zeroizing<Vec<u8>>
     let mut bytes = zeroize::Zeroizing::new(Vec::with_capacity(most + 1));
     file.take(most as u64 + 1).read_to_end(&mut bytes)?;
     Ok(bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn who_waits_for_a_turn_waits_in_bounded_time() {
+        let places = Arc::new(Semaphore::new(1));
+        let first = place(&places, "it").await.unwrap();
+        let begun = tokio::time::Instant::now();
+        let error = place(&places, "it").await.unwrap_err();
+        assert_eq!((error.kind(), begun.elapsed()), (ErrorKind::Unavailable, TURN_WITHIN));
+        drop(first);
+        place(&places, "it").await.unwrap();
+    }
 }

@@ -45,7 +45,7 @@ pub(super) async fn list(who: Identity, State(shared): State<Arc<Shared>>) -> Re
 #[utoipa::path(
     operation_id = "get_app",
     get, path = "/api/v1/apps/{app}", tag = "apps", params(
-        ("app" = String, Path, description = "The app's name"),
+        ("app" = String, Path, example = "shop", description = "The app's name"),
         ("If-Match" = Option<String>, Header, description = "`*`, or ETags: do it only where this is still what was read"),
     ),
     security(("token" = ["read"])),
@@ -73,10 +73,10 @@ pub(super) async fn show(
 #[utoipa::path(
     operation_id = "put_app",
     put, path = "/api/v1/apps/{app}", tag = "apps", params(
-        ("app" = String, Path, description = "The app's name"),
+        ("app" = String, Path, example = "shop", description = "The app's name"),
         ("If-Match" = Option<String>, Header, description = "`*`, or ETags: do it only where this is still what was read"),
     ),
-    request_body(content = serde_json::Value, description = "The keys of `[apps.X]`, without `jobs`"),
+    request_body(content = Object, description = "The keys of `[apps.X]`, without `jobs`"),
     security(("token" = ["deploy"])),
     responses(
         (status = 200, description = "Replaced.", body = App, headers(("ETag" = String, description = "For `If-Match`"))),

@@ -7,7 +7,12 @@ use robata_api_types::{AuditList, Problem};
 use robata_core::access::ListAudit;
 
 use super::{Json, ok};
-use crate::{access::Identity, query::Query, refused::Result, shared::Shared};
+use crate::{
+    access::Identity,
+    query::{MOST, Query},
+    refused::Result,
+    shared::Shared,
+};
 
 /// Records a page.
 const PAGE: u64 = 50;
@@ -22,8 +27,9 @@ const MAX_PAGE: u64 = 500;
         ("app" = Option<String>, Query, description = "What was done to this app, its definitions and jobs"),
         ("by" = Option<String>, Query, description = "What this token did"),
         ("job" = Option<String>, Query, description = "What was done to the job of this id"),
-        ("limit" = Option<u64>, Query, description = "At most so many (default 50, at most 500)"),
-        ("before" = Option<u64>, Query, description = "Only numbers below this: the last page's `next_before`"),
+        ("limit" = Option<u64>, Query, minimum = 1, maximum = 500,
+         description = "At most so many (default 50, at most 500)"),
+        ("before" = Option<u64>, Query, minimum = 0, description = "Only numbers below this: the last page's `next_before`"),
     ),
     security(("token" = ["read"])),
     responses(
@@ -37,7 +43,7 @@ pub(super) async fn list(who: Identity, State(shared): State<Arc<Shared>>, query
     request.app = query.read("app")?;
     request.by = query.text("by")?.map(str::to_owned);
     request.job = query.read("job")?;
-    request.before = query.number("before", 0..=u64::MAX)?;
+    request.before = query.number("before", 0..=MOST)?;
     if let Some(own) = &who.app {
         if request.app.as_ref().is_some_and(|app| app != own) {
             return Ok(ok(AuditList {

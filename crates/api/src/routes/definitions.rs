@@ -35,7 +35,7 @@ use crate::{
 #[utoipa::path(
     operation_id = "list_definitions",
     get, path = "/api/v1/apps/{app}/definitions", tag = "apps",
-    params(("app" = String, Path, description = "The app's name")),
+    params(("app" = String, Path, example = "shop", description = "The app's name")),
     security(("token" = ["read"])),
     responses(
         (status = 200, description = "By name.", body = DefinitionList),
@@ -61,7 +61,8 @@ pub(super) async fn list(
     operation_id = "get_definition",
     get, path = "/api/v1/apps/{app}/definitions/{job}", tag = "apps",
     params(
-        ("app" = String, Path, description = "The app's name"), ("job" = String, Path, description = "The definition's name"),
+        ("app" = String, Path, example = "shop", description = "The app's name"),
+        ("job" = String, Path, example = "resize", description = "The definition's name"),
         ("If-Match" = Option<String>, Header, description = "`*`, or ETags: do it only where this is still what was read"),
     ),
     security(("token" = ["read"])),
@@ -90,10 +91,11 @@ pub(super) async fn show(
     operation_id = "put_definition",
     put, path = "/api/v1/apps/{app}/definitions/{job}", tag = "apps",
     params(
-        ("app" = String, Path, description = "The app's name"), ("job" = String, Path, description = "The definition's name"),
+        ("app" = String, Path, example = "shop", description = "The app's name"),
+        ("job" = String, Path, example = "resize", description = "The definition's name"),
         ("If-Match" = Option<String>, Header, description = "`*`, or ETags: do it only where this is still what was read"),
     ),
-    request_body(content = serde_json::Value, description = "The keys of `[apps.X.jobs.Y]`"),
+    request_body(content = Object, description = "The keys of `[apps.X.jobs.Y]`"),
     security(("token" = ["deploy"])),
     responses(
         (status = 200, description = "Replaced.", body = Definition, headers(("ETag" = String, description = "For `If-Match`"))),

@@ -124,7 +124,8 @@ pub(super) fn count(shared: &Shared, enqueued: &Enqueued) -> StatusCode {
     get, path = "/api/v1/jobs/{id}", tag = "jobs",
     params(
         ("id" = String, Path, description = "The job's id"),
-        ("wait" = Option<u64>, Query, description = "Answer when the job has ended or so many seconds (at most 60) have passed"),
+        ("wait" = Option<u64>, Query, minimum = 0, maximum = 60,
+         description = "Answer when the job has ended or so many seconds (at most 60) have passed"),
     ),
     security(("token" = ["read"])),
     responses(

@@ -31,7 +31,7 @@ const MAX_LIMIT: u64 = 500;
         ("since" = Option<String>, Query, description = "Stored at or after this time"),
         ("until" = Option<String>, Query, description = "Stored before this time"),
         ("cursor" = Option<String>, Query, description = "The `next_cursor` of the page before"),
-        ("limit" = Option<u64>, Query, description = "Jobs a page, 1 to 500; default 50"),
+        ("limit" = Option<u64>, Query, minimum = 1, maximum = 500, description = "Jobs a page, 1 to 500; default 50"),
     ),
     security(("token" = ["read"])),
     responses(

@@ -17,7 +17,7 @@ use crate::{
     access::{Identity, while_valid},
     follow::{Entries, Wanted, open},
     path::{self, Path},
-    query::Query,
+    query::{MOST, Query},
     refused::{Refused, Result},
     shared::Shared,
 };
@@ -31,10 +31,10 @@ const TOGETHER: usize = 128;
     get, path = "/api/v1/jobs/{id}/logs", tag = "jobs",
     params(
         ("id" = String, Path, description = "The job's id"),
-        ("attempt" = Option<u32>, Query, description = "The attempt; default: the last one"),
+        ("attempt" = Option<u32>, Query, minimum = 1, description = "The attempt; default: the last one"),
         ("stream" = Option<String>, Query, description = "`stdout` or `stderr`; default: both, merged by time"),
         ("follow" = Option<bool>, Query, description = "Wait for more until this attempt's log is sealed"),
-        ("offset" = Option<u64>, Query, description = "From this byte of the stream; needs `stream`"),
+        ("offset" = Option<u64>, Query, minimum = 0, description = "From this byte of the stream; needs `stream`"),
     ),
     security(("token" = ["read"])),
     responses(
@@ -52,7 +52,7 @@ pub(super) async fn logs(
 ) -> Result<Response> {
     let attempt = query.number("attempt", 1..=u64::from(u32::MAX))?;
     let stream = stream(&query)?;
-    let offset = query.number("offset", 0..=u64::MAX)?;
+    let offset = query.number("offset", 0..=MOST)?;
     if offset.is_some() && stream.is_none() {
         let detail = "offset needs stream: merged streams have no common offset";
         return Err(Refused::bad("invalid_query", detail));

@@ -11,7 +11,7 @@ use crate::{
     access::Identity,
     body::{JsonBody, parse},
     path::Path,
-    query::Query,
+    query::{MOST, Query},
     refused::{Refused, Result, internal, nearest},
     shared::Shared,
 };
@@ -25,7 +25,7 @@ const MAX_PAGE: u64 = 500;
 /// Pauses a queue: no worker takes its jobs from here on; what runs goes on. A queue that is paused gets the new reason.
 #[utoipa::path(
     operation_id = "pause_queue",
-    post, path = "/api/v1/queues/{queue}/pause", tag = "status", request_body = PauseRequest,
+    post, path = "/api/v1/queues/{queue}/pause", tag = "status", request_body = Option<PauseRequest>,
     params(("queue" = String, Path, description = "The queue's name")),
     security(("token" = ["operate"])),
     responses(
@@ -171,8 +171,9 @@ pub(super) async fn lose(who: Identity, State(shared): State<Arc<Shared>>, body:
     operation_id = "list_set_aside",
     get, path = "/api/v1/set-aside", tag = "status",
     params(
-        ("limit" = Option<u64>, Query, description = "At most so many (default 50, at most 500)"),
-        ("before" = Option<u64>, Query, description = "Only numbers below this: the last page's `next_before`"),
+        ("limit" = Option<u64>, Query, minimum = 1, maximum = 500,
+         description = "At most so many (default 50, at most 500)"),
+        ("before" = Option<u64>, Query, minimum = 0, description = "Only numbers below this: the last page's `next_before`"),
     ),
     security(("token" = ["admin", "installation"])),
     responses(
@@ -182,7 +183,7 @@ pub(super) async fn lose(who: Identity, State(shared): State<Arc<Shared>>, body:
 )]
 pub(super) async fn set_aside(State(shared): State<Arc<Shared>>, query: Query) -> Result<Json<SetAsideList>> {
     let limit = query.number("limit", 1..=MAX_PAGE)?.unwrap_or(PAGE);
-    let before = query.number("before", 0..=u64::MAX)?;
+    let before = query.number("before", 0..=MOST)?;
     let limit = usize::try_from(limit).unwrap_or(usize::MAX);
     let records = shared.store.set_aside_list(before, limit).await?;
     let next_before = records.last().filter(|_| records.len() == limit).map(|last| last.seq);

@@ -13,7 +13,7 @@ use robata_core::{
         Catalog, Definition,
         document::{Options, check_options, definition, merge},
     },
-    job::{Line, NewJob, When},
+    job::{Line, NewJob, OneOff, When},
 };
 use serde_json::Value;
 
@@ -38,7 +38,7 @@ const NAME: &str = "run";
 /// Runs a one-off with another command. It has one attempt of its own; what the platform causes is tried again.
 #[utoipa::path(
     post, path = "/api/v1/apps/{app}/run", tag = "apps", request_body = RunRequest,
-    params(("app" = String, Path, description = "The app's name")),
+    params(("app" = String, Path, example = "shop", description = "The app's name")),
     security(("token" = ["deploy"])),
     responses(
         (status = 201, description = "The job; it is durable.", body = Job),
@@ -96,7 +96,10 @@ pub(super) async fn run(
         expires_in: None,
         key: None,
         max_attempts: 1,
-        definition: Some(Box::new(definition)),
+        definition: Some(Box::new(OneOff {
+            definition,
+            by: who.name.to_string(),
+        })),
         traceparent: traceparent(&headers).map(str::to_owned),
     };
     let enqueued = store_one(&*shared.store, new).await?;

@@ -132,7 +132,10 @@ pub(super) async fn readyz(State(shared): State<Arc<Shared>>) -> Json<Ready> {
 #[utoipa::path(
     get, path = "/metrics", tag = "status",
     security(("token" = ["read", "installation"])),
-    responses((status = 200, description = "The metrics.", body = String, content_type = "text/plain")),
+    responses(
+        (status = 200, description = "The metrics.", body = String, content_type = "text/plain"),
+        (status = "default", description = "Refused.", body = Problem, content_type = "application/problem+json"),
+    ),
 )]
 pub(super) async fn metrics(State(shared): State<Arc<Shared>>) -> Result<Response> {
     let asked = async { tokio::try_join!(shared.store.queue_counts(), shared.store.workers()) };

@@ -26,7 +26,7 @@ const SECRET_BYTES: usize = 32;
 /// A token lasts at least and at most so long, where it ends at all.
 const LASTS: std::ops::RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_secs(10 * 366 * 24 * 3600);
 
-/// All tokens that were not revoked, also expired ones. Their secrets are kept nowhere.
+/// All tokens that were not revoked, also those that expired in the last 30 days. Their secrets are kept nowhere.
 #[utoipa::path(
     operation_id = "list_tokens",
     get, path = "/api/v1/tokens", tag = "access",
@@ -67,7 +67,10 @@ pub(super) async fn create(
         app,
         expires_in,
     } = body.parse().await?.value;
-    if [LOCAL, SETTINGS].contains(&name.as_str()) {
+    if [LOCAL, SETTINGS]
+        .iter()
+        .any(|own| own.eq_ignore_ascii_case(name.as_str()))
+    {
         let detail = format!(
             "records call the settings' own token {SETTINGS}, and who needed none {LOCAL}; choose a name that tells them apart"
         );

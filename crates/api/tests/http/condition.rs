@@ -156,3 +156,59 @@ async fn what_is_no_list_of_tags_is_refused() {
     }
     assert_eq!(server.get(MAIL).await.status(), 200);
 }
+
+#[tokio::test]
+async fn a_client_changes_only_what_is_still_as_it_read_it() {
+    let server = shop().await;
+    let (shop, mail) = ("shop".parse().unwrap(), "mail".parse().unwrap());
+    let settings = |timeout: &str| serde_json::from_value(json!({"image": "shop:1", "timeout": timeout})).unwrap();
+    let refused = |error: robata_client::ClientError| {
+        let problem = error.problem().unwrap();
+        assert_eq!((problem.status, &*problem.code), (412, "precondition_failed"));
+    };
+    let read = server.client.definition_tagged(&shop, &mail).await.unwrap();
+    assert_eq!(read.value, server.client.definition(&shop, &mail).await.unwrap());
+    let first = server.client.if_match(&read.tag);
+    first.put_definition(&shop, &mail, &settings("5m")).await.unwrap();
+    refused(first.put_definition(&shop, &mail, &settings("6m")).await.unwrap_err());
+    refused(first.delete_definition(&shop, &mail).await.unwrap_err());
+    // Reading asks for nothing.
+    first.definition(&shop, &mail).await.unwrap();
+    let read = server.client.app_tagged(&shop).await.unwrap();
+    let first = server.client.if_match(&read.tag);
+    first.put_app(&shop, &settings("7m")).await.unwrap();
+    refused(first.put_app(&shop, &settings("8m")).await.unwrap_err());
+    refused(first.delete_app(&shop).await.unwrap_err());
+    let something = server.client.if_match("*");
+    refused(
+        something
+            .put_app(&"nope".parse().unwrap(), &settings("8m"))
+            .await
+            .unwrap_err(),
+    );
+    something.delete_app(&shop).await.unwrap();
+}
+
+#[tokio::test]
+async fn what_is_wrong_with_the_request_itself_is_told_before_the_condition() {
+    let server = shop().await;
+    let (stale, wrong) = ("\"of-long-ago\"", json!({"timeout": 3, "imag": "x"}));
+    for path in [APP, MAIL] {
+        refused(
+            send(&server, Method::PUT, path, stale, &wrong).await,
+            422,
+            "invalid_definitions",
+        )
+        .await;
+        let torn = server.http.put(server.url(path)).header("if-match", stale);
+        let torn = torn.header("content-type", "application/json").body("{");
+        refused(torn.send().await.unwrap(), 400, "invalid_json").await;
+        let fine = puts(path)[0].clone();
+        refused(
+            send(&server, Method::PUT, path, stale, &fine).await,
+            412,
+            "precondition_failed",
+        )
+        .await;
+    }
+}

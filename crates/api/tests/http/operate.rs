@@ -148,7 +148,13 @@ async fn what_was_set_aside_is_listed_in_pages() {
         (&last["attributes"]["n"], &last["truncated"]),
         (&json!("0"), &json!(false))
     );
-    for bad in ["limit=0", "limit=501", "before=x", "after=1"] {
+    for bad in [
+        "limit=0",
+        "limit=501",
+        "before=x",
+        "before=9223372036854775808",
+        "after=1",
+    ] {
         refused(
             server.get(&format!("/api/v1/set-aside?{bad}")).await,
             400,

@@ -251,7 +251,7 @@ async fn a_name_is_given_once_at_a_time_and_some_never() {
     assert_ne!(first, second);
     assert!(server.client_as(&first).apps().await.is_err());
     server.client_as(&second).apps().await.unwrap();
-    for name in ["admin", "local"] {
+    for name in ["admin", "local", "Admin", "LOCAL"] {
         let error = root.create_token(&request(name, Role::Read)).await.unwrap_err();
         assert_eq!(code(error), (422, "reserved_name".to_owned()));
     }

@@ -1,11 +1,12 @@
 //! The walk: every route of the served document × every role × a token of no app, of the app, of another app. What must
 //! come of it follows from what the route declares alone, so that a new route is walked without a word here.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, time::Duration};
 
 use reqwest::{Method, Response};
 use robata_core::{
     JobId, Role,
+    executor::Stream,
     store::{AttemptStore, SetAside},
 };
 use serde_json::{Value, json};
@@ -264,6 +265,56 @@ async fn what_is_anothers_is_told_in_the_words_of_what_is_not_there() {
         }
         assert_eq!(told[0], told[1], "{theirs} {nothing}");
     }
+}
+
+#[tokio::test]
+async fn what_lasts_is_no_other_way_in() {
+    let Site { server, root, tokens } = site().await;
+    let worker = Worker::new(&server).await;
+    let things = Things::make(&server, &worker, &root).await;
+    let held = worker.start(things.job).await;
+    worker.print(&held, Stream::Stdout, 0, MARK.as_bytes()).await;
+    let job = format!("/api/v1/jobs/{}", things.job);
+    let lasting = [
+        format!("{job}?wait=60"),
+        format!("{job}/logs?follow=true"),
+        format!("{job}/logs?follow=true&attempt=1&stream=stdout&offset=1"),
+    ];
+    let ask = async |token: Option<&String>, path: &str, accept: &str| {
+        let mut request = server.http.get(server.url(path)).header("accept", accept);
+        if let Some(token) = token {
+            request = request.bearer_auth(token);
+        }
+        // It is answered at once, not when there is something to tell.
+        let answer = async {
+            let response = request.send().await.unwrap();
+            (response.status().as_u16(), response.text().await.unwrap())
+        };
+        tokio::time::timeout(Duration::from_secs(10), answer).await.unwrap()
+    };
+    for path in &lasting {
+        for accept in ["text/plain", "application/x-ndjson", "text/event-stream"] {
+            assert_eq!(ask(None, path, accept).await.0, 401, "{path}");
+            for (token, code) in [
+                ((Role::Admin, Some(OTHER)), "unknown_job"),
+                ((Role::Read, Some(OTHER)), "unknown_job"),
+                ((Role::Enqueue, Some(OWN)), "forbidden"),
+                ((Role::Enqueue, None), "forbidden"),
+            ] {
+                let (_, text) = ask(Some(&tokens[&token]), path, accept).await;
+                assert_eq!(self::code(&text), code, "{path} by {token:?}: {text}");
+                assert!(!text.contains(MARK), "{text}");
+            }
+        }
+    }
+    // For whom it is it lasts.
+    let request = server
+        .http
+        .get(server.url(&lasting[1]))
+        .bearer_auth(&tokens[&(Role::Read, Some(OWN))]);
+    let mut response = request.send().await.unwrap();
+    assert_eq!(response.status(), 200);
+    assert_eq!(response.chunk().await.unwrap().unwrap(), MARK.as_bytes());
 }
 
 #[tokio::test]

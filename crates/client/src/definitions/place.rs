@@ -13,18 +13,28 @@ pub struct Position {
     pub column: usize,
 }
 
-impl Position {
-    /// The position of a byte of `text`.
-    pub(super) fn of(text: &str, byte: usize) -> Self {
-        let mut end = byte.min(text.len());
-        while !text.is_char_boundary(end) {
-            end -= 1;
-        }
-        let before = &text[..end];
-        let start = before.rfind('\n').map_or(0, |newline| newline + 1);
+/// A text and where its lines begin, so that a place in it is found without going through all that stands before.
+pub(super) struct Lines<'t> {
+    text: &'t str,
+    starts: Vec<usize>,
+}
+
+impl<'t> Lines<'t> {
+    pub(super) fn of(text: &'t str) -> Self {
+        let after = text.match_indices('\n').map(|(newline, _)| newline + 1);
         Self {
-            line: before.matches('\n').count() + 1,
-            column: before[start..].chars().count() + 1,
+            text,
+            starts: std::iter::once(0).chain(after).collect(),
+        }
+    }
+
+    /// The position of a byte.
+    pub(super) fn position(&self, byte: usize) -> Position {
+        let end = self.text.floor_char_boundary(byte);
+        let line = self.starts.partition_point(|start| *start <= end);
+        Position {
+            line,
+            column: self.text[self.starts[line - 1]..end].chars().count() + 1,
         }
     }
 }

@@ -5,16 +5,18 @@ use toml_edit::{Document, Item, TableLike, Value as TomlValue};
 
 use super::{
     Source, SyntaxError,
-    place::{Position, SourceMap},
+    place::{Lines, SourceMap},
 };
 
 pub(super) fn read(text: &str) -> Result<Source, SyntaxError> {
+    let lines = Lines::of(text);
     let document = Document::parse(text).map_err(|error| {
-        let position = error.span().map(|span| Position::of(text, span.start));
+        let position = error.span().map(|span| lines.position(span.start));
         SyntaxError::new(text, position, error.message())
     })?;
     let mut reader = Reader {
         text,
+        lines,
         places: SourceMap::default(),
         path: Vec::new(),
     };
@@ -27,6 +29,7 @@ pub(super) fn read(text: &str) -> Result<Source, SyntaxError> {
 
 struct Reader<'t> {
     text: &'t str,
+    lines: Lines<'t>,
     places: SourceMap,
     path: Vec<String>,
 }
@@ -34,7 +37,7 @@ struct Reader<'t> {
 impl Reader<'_> {
     fn note(&mut self, byte: Option<usize>) {
         if let Some(byte) = byte {
-            let position = Position::of(self.text, byte);
+            let position = self.lines.position(byte);
             self.places.note(&self.path, position);
         }
     }
@@ -78,7 +81,7 @@ impl Reader<'_> {
             TomlValue::Float(number) => match Number::from_f64(*number.value()) {
                 Some(number) => Value::Number(number),
                 None => {
-                    let position = value.span().map(|span| Position::of(self.text, span.start));
+                    let position = value.span().map(|span| self.lines.position(span.start));
                     let message = "a number that is infinite or none";
                     return Err(SyntaxError::new(self.text, position, message));
                 }

@@ -9,6 +9,7 @@ use serde_saphyr::{Location, Spanned};
 use super::{
     Source, SyntaxError,
     place::{Position, SourceMap},
+    without_place,
 };
 
 pub(super) fn read(text: &str) -> Result<Source, SyntaxError> {
@@ -23,7 +24,7 @@ pub(super) fn read(text: &str) -> Result<Source, SyntaxError> {
     let root: Spanned<Node> = serde_saphyr::from_str_with_options(text, options).map_err(|error| {
         let position = error.location().and_then(position);
         let message = error.without_snippet().to_string();
-        SyntaxError::new(text, position, first_line(&message))
+        SyntaxError::new(text, position, without_place(first_line(&message)))
     })?;
     let mut places = SourceMap::default();
     let document = build(root.value, &mut Vec::new(), &mut places);

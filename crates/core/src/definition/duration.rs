@@ -31,8 +31,16 @@ pub fn format(duration: Duration) -> String {
             text.push_str(&format!("{count}{unit}"));
         }
     }
-    if duration.subsec_millis() > 0 {
-        text.push_str(&format!("{}ms", duration.subsec_millis()));
+    // All of it, or what is read again would be something else.
+    let nanos = duration.subsec_nanos();
+    for (unit, count) in [
+        ("ms", nanos / 1_000_000),
+        ("us", nanos / 1_000 % 1_000),
+        ("ns", nanos % 1_000),
+    ] {
+        if count > 0 {
+            text.push_str(&format!("{count}{unit}"));
+        }
     }
     if text.is_empty() { "0s".to_owned() } else { text }
 }
@@ -97,6 +105,11 @@ mod tests {
             assert_eq!(format(Duration::from_secs(seconds)), text);
         }
         assert_eq!(format(Duration::from_millis(1500)), "1s500ms");
+        // However fine, it is read again as it was.
+        for fine in ["1500us", "7ns", "1h1ns", "2s3ms4us5ns"] {
+            let read = parse(fine).unwrap();
+            assert_eq!(parse(&format(read)), Ok(read), "{fine}");
+        }
         for bad in ["", "10", "1 month", "-1s", "1y", "abc"] {
             parse(bad).unwrap_err();
         }

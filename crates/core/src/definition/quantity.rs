@@ -48,16 +48,23 @@ impl<T: Copy> Limit<T> {
     }
 }
 
+/// A million cores, however they are written: what is written back must be read again.
+const MOST_MILLIS: u32 = 1_000_000_000;
+
 impl FromStr for Cpu {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
         let wrong = || format!("{text:?} is no amount of CPU (as 500m, 0.5 or 2)");
         let millis = match text.strip_suffix('m') {
-            Some(millis) => millis.parse::<u32>().map_err(|_| wrong())?,
+            Some(millis) => millis
+                .parse::<u32>()
+                .ok()
+                .filter(|&millis| millis <= MOST_MILLIS)
+                .ok_or_else(wrong)?,
             None => {
                 let cores = text.parse::<f64>().map_err(|_| wrong())?;
-                if !(0.001..=1_000_000.0).contains(&cores) {
+                if !(0.001..=f64::from(MOST_MILLIS / 1000)).contains(&cores) {
                     return Err(wrong());
                 }
                 #[expect(
@@ -232,8 +239,10 @@ mod tests {
         for bad in ["", "0", "-1", "1x", "1.5Gi", "99999999999Ti"] {
             bad.parse::<Memory>().unwrap_err();
         }
-        for bad in ["", "0m", "x", "-1", "nan", "inf"] {
+        for bad in ["", "0m", "x", "-1", "nan", "inf", "1000001", "1000000001m"] {
             bad.parse::<Cpu>().unwrap_err();
         }
+        let most = "1000000000m".parse::<Cpu>().unwrap();
+        assert_eq!(most.to_string().parse(), Ok(most));
     }
 }

@@ -51,6 +51,12 @@ impl<'de> Deserialize<'de> for Allowed {
 }
 
 impl Allowed {
+    /// Whether `path` is this path itself.
+    #[must_use]
+    pub fn is(&self, path: &str) -> bool {
+        self.what.trim_end_matches('/') == path.trim_end_matches('/')
+    }
+
     /// Whether `path` is this path or below it. Neither is read for more than it says: see
     /// [`is_path`](crate::definition::docker::is_path).
     #[must_use]

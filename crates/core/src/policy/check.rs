@@ -24,6 +24,15 @@ struct Refusals<'p> {
 }
 
 impl Refusals<'_> {
+    /// The path above this one that jobs may write, where the settings of mounts have one.
+    fn writable_above(&self, key: &str, source: &str) -> Option<&str> {
+        let mounts = &self.policy.containers.as_ref().filter(|_| key == "mounts")?.mounts;
+        let above = mounts
+            .iter()
+            .find(|allowed| is_path(source) && links_below(allowed, source));
+        above.map(|allowed| allowed.what.as_str())
+    }
+
     fn add(&mut self, path: &[&str], what: impl std::fmt::Display, setting: &str) {
         let table = &self.policy.table;
         let dot = if table.is_empty() { "" } else { "." };
@@ -99,6 +108,14 @@ fn most(max: &Max, definition: &Definition, refusals: &mut Refusals<'_>) {
         let words = format!("{timeout} is longer than the {} allowed", duration::format(most));
         refusals.add(&["timeout"], words, "max.timeout");
     }
+    // Else what ignores SIGTERM would run on for as long as it likes.
+    if let Some(most) = max.timeout
+        && definition.grace_period > most
+    {
+        let grace = duration::format(definition.grace_period);
+        let words = format!("{grace} is longer than the {} allowed", duration::format(most));
+        refusals.add(&["grace_period"], words, "max.timeout");
+    }
 }
 
 fn within(containers: &Containers, definition: &Definition, refusals: &mut Refusals<'_>) {
@@ -131,8 +148,7 @@ fn within(containers: &Containers, definition: &Definition, refusals: &mut Refus
         is_volume(source) && containers.volumes.iter().any(named)
     });
     outside(&docker.mounts, "mounts", refusals, |source, write| {
-        let above = |allowed: &Allowed| allowed.holds(source) && (allowed.write || !write);
-        is_path(source) && containers.mounts.iter().any(above)
+        is_path(source) && mount_allowed(&containers.mounts, source, write)
     });
     for device in &docker.devices {
         if !is_path(device) || !containers.devices.iter().any(|pattern| glob(pattern, device)) {
@@ -172,11 +188,28 @@ fn outside(
         }
         let words = if !read_only && allowed(source, false) {
             format!("{source} is allowed read-only, and not to be written")
+        } else if let Some(above) = refusals.writable_above(key, source) {
+            format!("{source} may be a link to anywhere, since jobs can write to {above}: mount that itself")
         } else {
             format!("{source} is not allowed")
         };
         refusals.add(&["docker", key, path], words, key);
     }
+}
+
+/// Whether a path may be mounted: one that stands there, or is below one. But none that is below a path that jobs may write,
+/// though it stands there, too: one of them may have put a symbolic link in its place, which the engine would follow to
+/// anywhere on its machine.
+fn mount_allowed(mounts: &[Allowed], source: &str, write: bool) -> bool {
+    mounts
+        .iter()
+        .any(|allowed| allowed.holds(source) && (allowed.write || !write))
+        && !mounts.iter().any(|allowed| links_below(allowed, source))
+}
+
+/// Whether a job that writes what is allowed could make this a link.
+fn links_below(allowed: &Allowed, source: &str) -> bool {
+    allowed.write && allowed.holds(source) && !allowed.is(source)
 }
 
 /// Whether a network is allowed. What is no plain name is an option of the engine (`container:x`, Podman's `ns:/path`),

@@ -58,19 +58,18 @@ impl Reference {
         let good = registry.is_none_or(is_registry)
             && !repository.is_empty()
             && repository.split('/').all(is_component)
-            && tag.is_none_or(good_tag)
-            && name.len() <= LONGEST_NAME;
-        good.then(|| {
-            let (registry, repository) = whole(registry, repository);
-            Self {
-                registry,
-                repository,
-                tag: match (tag, digest) {
-                    (None, "") => Some(LATEST.to_owned()),
-                    (tag, _) => tag.map(str::to_owned),
-                },
-                digest: (!digest.is_empty()).then(|| digest.to_owned()),
-            }
+            && tag.is_none_or(good_tag);
+        let (registry, repository) = whole(registry, repository);
+        // What the engine adds to a short name counts, too.
+        let short = registry.len() + 1 + repository.len() <= LONGEST_NAME;
+        (good && short).then(|| Self {
+            registry,
+            repository,
+            tag: match (tag, digest) {
+                (None, "") => Some(LATEST.to_owned()),
+                (tag, _) => tag.map(str::to_owned),
+            },
+            digest: (!digest.is_empty()).then(|| digest.to_owned()),
         })
     }
 }
@@ -281,6 +280,9 @@ mod tests {
             assert_eq!(Reference::read(bad), None, "{bad:?}");
         }
         assert_eq!(Reference::read(&"z".repeat(256)), None);
+        // With the 18 characters of docker.io/library/ before it.
+        assert!(Reference::read(&"z".repeat(237)).is_some());
+        assert_eq!(Reference::read(&"z".repeat(238)), None);
         assert_eq!(Reference::read(&format!("a:{}", "b".repeat(129))), None);
     }
 

@@ -3,7 +3,9 @@
 use std::fmt::Display;
 
 use super::JobRow;
-use crate::{AppName, IncarnationId, JobId, QueueName, definition::CatalogWrite, executor::RealmId, name::TokenName};
+use crate::{
+    AppName, IncarnationId, JobId, QueueName, definition::CatalogWrite, executor::RealmId, job::NewJob, name::TokenName,
+};
 
 /// Something that was done and has changed something, as [`AuditRecord`](crate::access::AuditRecord) tells it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -53,6 +55,17 @@ impl Deed {
             app: app.cloned(),
             name: name.map(ToString::to_string),
             job: None,
+        }
+    }
+
+    /// Another command than its definition's was run for an app.
+    #[must_use]
+    pub fn run(job: &NewJob) -> Self {
+        Self {
+            action: "run",
+            app: Some(job.app.clone()),
+            name: Some(job.job.to_string()),
+            job: Some(job.id),
         }
     }
 

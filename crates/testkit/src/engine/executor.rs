@@ -1,11 +1,15 @@
 //! The seam's methods over the scripted realm.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+    time::Duration,
+};
 
 use async_trait::async_trait;
 use futures::{StreamExt, stream::BoxStream};
 use robata_core::{
-    Error, ErrorKind, Result, Timestamp,
+    Error, ErrorKind, Result, Secret, Timestamp,
     executor::{
         Capabilities, Event, Executor, Handle, Observation, Output, Owned, Position, Prepare, Prepared, ReadOutput,
         RealmId, Stream, Target, ThingState, label,
@@ -236,7 +240,7 @@ impl Executor for ScriptedExecutor {
                     },
                     None => Observation {
                         handle: None,
-                        labels: std::collections::BTreeMap::new(),
+                        labels: BTreeMap::new(),
                         state: ThingState::Absent,
                     },
                 }
@@ -274,6 +278,23 @@ impl Executor for ScriptedExecutor {
             ))
         };
         self.faults.around("engine.output", open).await
+    }
+
+    async fn secrets(&self, handle: &Handle, variables: &BTreeSet<String>) -> Result<Option<BTreeMap<String, Secret>>> {
+        let look = async {
+            if !self.shared.tells_secrets() {
+                return Ok(None);
+            }
+            let realm = self.shared.realm();
+            let thing = realm
+                .things
+                .get(handle)
+                .ok_or_else(|| absent("engine.secrets", handle))?;
+            let mut found = thing.spec.secret_env.clone();
+            found.retain(|name, _| variables.contains(name));
+            Ok(Some(found))
+        };
+        self.faults.around("engine.secrets", look).await
     }
 
     async fn remove(&self, handle: &Handle, force: bool) -> Result<()> {

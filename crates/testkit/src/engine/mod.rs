@@ -12,7 +12,10 @@ mod thing;
 
 use std::{
     collections::BTreeMap,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
     time::Duration,
 };
 
@@ -53,6 +56,7 @@ pub(crate) struct Shared {
     events: broadcast::Sender<Event>,
     /// Changes with everything that happens.
     changed: watch::Sender<u64>,
+    tells_secrets: AtomicBool,
 }
 
 impl Shared {
@@ -69,6 +73,10 @@ impl Shared {
 
     pub(crate) fn listen(&self) -> broadcast::Receiver<Event> {
         self.events.subscribe()
+    }
+
+    pub(crate) fn tells_secrets(&self) -> bool {
+        self.tells_secrets.load(Ordering::Relaxed)
     }
 
     pub(crate) fn changes(&self) -> watch::Receiver<u64> {
@@ -91,6 +99,7 @@ impl ScriptedEngine {
                 realm: Mutex::new(Realm::new()),
                 events: broadcast::Sender::new(EVENTS),
                 changed: watch::Sender::new(0),
+                tells_secrets: AtomicBool::new(false),
             }),
         }
     }
@@ -102,10 +111,15 @@ impl ScriptedEngine {
     }
 
     /// An executor whose calls go through these faults, by the names `engine.realm`, `engine.prepare`, `engine.start`,
-    /// `engine.observe`, `engine.stop`, `engine.output`, `engine.remove`, `engine.owned`, `engine.now`.
+    /// `engine.observe`, `engine.stop`, `engine.output`, `engine.secrets`, `engine.remove`, `engine.owned`, `engine.now`.
     #[must_use]
     pub fn executor_with(&self, faults: Arc<Faults>) -> Arc<dyn Executor> {
         Arc::new(ScriptedExecutor::new(Arc::clone(&self.shared), faults))
+    }
+
+    /// From now on it tells what the secrets of a thing are, as Docker does; else it does not, as it is with processes.
+    pub fn tell_secrets(&self) {
+        self.shared.tells_secrets.store(true, Ordering::Relaxed);
     }
 
     /// The realm's identity.

@@ -57,7 +57,7 @@ pub async fn out_of_memory_is_told_apart(stage: Stage) {
     let mut spec = stage.sh(script);
     spec.resources.memory_limit = Limit::At(Memory { bytes: 32 << 20 });
     let (_, ending) = stage.run_to_end(spec).await;
-    if stage.executor.capabilities().tells_out_of_memory {
+    if stage.harness().tells_out_of_memory(&*stage.executor) {
         assert!(matches!(ending.end, End::OutOfMemory(_)), "{ending:?}");
     } else {
         assert!(

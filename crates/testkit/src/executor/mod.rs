@@ -56,6 +56,16 @@ pub trait Harness: Send + Sync + 'static {
         vec![End::Exited(code)]
     }
 
+    /// Whether out of memory is told apart, where an executor has engines of several kinds.
+    fn tells_out_of_memory(&self, executor: &dyn Executor) -> bool {
+        executor.capabilities().tells_out_of_memory
+    }
+
+    /// Variables that the engine itself gives to everything, beside PATH, HOME and LANG.
+    fn variables(&self) -> &[&str] {
+        &[]
+    }
+
     /// How an end of the main process by this signal may be told; some engines know only the code 128 + n.
     fn ends_by_signal(&self, signal: i32) -> Vec<End> {
         vec![End::Signalled(signal)]

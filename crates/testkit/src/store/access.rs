@@ -9,7 +9,7 @@ use robata_core::{
     access::{AuditRecord, ListAudit, NewToken, Token, TokenHash},
     definition::CatalogWrite,
     executor::RealmId,
-    job::{Cancel, RetryByHand},
+    job::{Cancel, NewJob, OneOff, RetryByHand},
     store::{Hint, Store},
 };
 
@@ -171,6 +171,43 @@ pub async fn there_ever_was_a_token_though_it_was_revoked(mut world: World) -> R
     Ok(())
 }
 
+/// What ended 30 days ago or longer, `prune` MAY remove, but `ever` MUST stay true and no token that is valid MUST be touched.
+pub async fn tokens_that_ended_long_ago_are_forgotten_and_no_others(world: World) -> Result<()> {
+    let store = world.store();
+    make(&world, "first").await?;
+    store.revoke_token(&name("first")?, "ann").await?;
+    let lasting = |named: &str, lasts: Duration| {
+        let token = NewToken {
+            lasts: Some(lasts),
+            ..new(named, Role::Read)?
+        };
+        anyhow::Ok(token)
+    };
+    let revoked = make(&world, "revoked").await?;
+    store.revoke_token(&revoked.name, "ann").await?;
+    store.create_token(lasting("short", DAY)?, "ann").await?;
+    let stays = [
+        make(&world, "forever").await?,
+        store.create_token(lasting("long", DAY * 50)?, "ann").await?,
+    ];
+    let names = |told: &[Token]| told.iter().map(|token| token.name.to_string()).collect::<Vec<_>>();
+    world.harness.advance(DAY * 30);
+    store.prune(500).await?;
+    // It ended 29 days ago.
+    ensure!(names(&store.tokens().await?.tokens) == ["forever", "long", "short"]);
+    world.harness.advance(DAY * 2);
+    store.prune(500).await?;
+    let told = store.tokens().await?;
+    ensure!(told.tokens == stays && told.ever, "{told:?}");
+    // Its name and its secret are nobody's any more.
+    let again = NewToken {
+        hash: revoked.hash,
+        ..new("short", Role::Read)?
+    };
+    store.create_token(again, "ann").await?;
+    Ok(())
+}
+
 /// `revoke_token` MUST be `NotFound` where no token of that name is left to revoke.
 pub async fn a_token_is_revoked_once(world: World) -> Result<()> {
     let store = world.store();
@@ -218,8 +255,8 @@ fn write(app: &str) -> Result<CatalogWrite> {
     Ok(CatalogWrite::App(name(app)?, Default::default()))
 }
 
-/// `audit` MUST tell, newest first, who made and revoked tokens, changed the catalog, cancelled and retried jobs, paused and
-/// resumed queues, drained workers and called realms lost.
+/// `audit` MUST tell, newest first, who made and revoked tokens, changed the catalog, ran one-offs, cancelled and retried jobs,
+/// paused and resumed queues, drained workers and called realms lost.
 pub async fn the_audit_tells_who_did_what(mut world: World) -> Result<()> {
     let store = world.store();
     let before = all(&*store).await?.first().map_or(0, |record| record.seq);
@@ -241,6 +278,17 @@ pub async fn the_audit_tells_who_did_what(mut world: World) -> Result<()> {
     ];
     store.change_catalog(revision, writes, "bob").await?;
     let by = || "cid".to_owned();
+    let own = OneOff {
+        by: by(),
+        ..OneOff::default()
+    };
+    let one_off = NewJob {
+        definition: Some(Box::new(own)),
+        ..job("shop", "by-hand")?
+    };
+    let ran = world.one(one_off.clone()).await?.id.to_string();
+    // Sent again it is the same one.
+    world.one(one_off).await?;
     store.cancel(Cancel { job: waits, by: by() }).await?;
     store.retry(RetryByHand { job: failed, by: by() }).await?;
     store.pause(&name("vip")?, Some("why"), "dora").await?;
@@ -259,6 +307,7 @@ pub async fn the_audit_tells_who_did_what(mut world: World) -> Result<()> {
         ["bob", "set_definition", "zoo", "feed", ""],
         ["bob", "delete_definition", "zoo", "feed", ""],
         ["bob", "delete_app", "zoo", "", ""],
+        ["cid", "run", "shop", "by-hand", ran.as_str()],
         ["cid", "cancel", "shop", "mail", waits.as_str()],
         ["cid", "retry", "shop", "mail", failed.as_str()],
         ["dora", "pause_queue", "", "vip", ""],

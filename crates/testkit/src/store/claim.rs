@@ -7,7 +7,7 @@ use robata_core::{
     ClaimId, ErrorKind, JobId, JobState, Reason,
     attempt::{Claim, Claimed},
     definition::Definition,
-    job::{JobRecord, NewJob, Reference},
+    job::{JobRecord, NewJob, OneOff, Reference},
 };
 
 use super::world::{World, exited, held, job, keyed, kind, line, next};
@@ -226,7 +226,10 @@ pub async fn a_one_off_runs_its_own_definition(world: World) -> Result<()> {
         ..Definition::default()
     };
     let new = NewJob {
-        definition: Some(Box::new(own.clone())),
+        definition: Some(Box::new(OneOff {
+            definition: own.clone(),
+            by: "ann".into(),
+        })),
         ..job("shop", "nowhere-defined")?
     };
     let stored = world.one(new).await?;

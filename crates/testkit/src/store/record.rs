@@ -3,11 +3,13 @@
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
+use futures::future::try_join_all;
 use robata_core::{
-    AttemptState, ErrorKind, JobState, Reason, Timestamp, WaitingReason,
+    AttemptState, ErrorKind, JobId, JobState, Reason, Timestamp, WaitingReason,
     attempt::{AttemptChange, AttemptWrite, LogState},
     executor::{Handle, RealmId},
     finish::{End, MAX_NEVER_SET_GOING, NeverRan, Outcome, StopCause},
+    job::JobDetail,
 };
 
 use super::world::{World, exited, kind, sealed};
@@ -253,6 +255,33 @@ pub async fn a_job_has_its_own_attempts_and_no_more(world: World) -> Result<()> 
         world.pass(Duration::from_secs(40), &[worker]).await?;
         ensure!(world.store().due(10).await?.moved == 1);
         held = world.hold(worker, &world.job(held.id.job).await?).await?;
+    }
+    Ok(())
+}
+
+async fn until_it_has_ended(world: &World, id: JobId) -> Result<()> {
+    loop {
+        let JobDetail { job, attempts, .. } = world.store().job(id).await?;
+        let live = attempts.last().is_some_and(|attempt| attempt.state.is_live());
+        ensure!((job.state == JobState::Running) == live, "{job:?} {attempts:?}");
+        if !live {
+            return Ok(());
+        }
+    }
+}
+
+/// Whoever looks while a job ends sees it before or after, never half.
+pub async fn a_job_and_its_attempts_are_of_one_moment(world: World) -> Result<()> {
+    let worker = world.worker().await?;
+    for _ in 0..20 {
+        let held = world.running(worker, "mail").await?;
+        let id = held.id.job;
+        let (looks, written) = tokio::join!(
+            try_join_all((0..4).map(|_| until_it_has_ended(&world, id))),
+            world.wrote(worker, &held, exited(0))
+        );
+        looks?;
+        written?;
     }
     Ok(())
 }

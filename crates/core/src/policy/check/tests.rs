@@ -206,10 +206,10 @@ fn a_mount_is_within_a_path_and_no_more_writable_than_that() {
         let source = json!({"source": source, "read_only": read_only});
         refused(&policy, json!({"docker": {"mounts": {"/x": source}}}))
     };
-    for fine in ["/data", "/data/in", "/data/out/deep", "/scratch"] {
+    for fine in ["/data", "/data/in", "/data/in/deep", "/data/out", "/scratch"] {
         assert!(mount(fine, true).is_empty(), "{fine}");
     }
-    for fine in ["/data/out", "/data/out/deep", "/scratch/x"] {
+    for fine in ["/data/out", "/scratch"] {
         assert!(mount(fine, false).is_empty(), "{fine}");
     }
     for outside in [
@@ -234,12 +234,43 @@ fn a_mount_is_within_a_path_and_no_more_writable_than_that() {
     for read_only in ["/data", "/data/outer", "/data/in"] {
         assert_eq!(mount(read_only, false).len(), 1, "{read_only}");
     }
-    let keys = json!({"docker": {"mounts": {"/x": {"source": "/data", "read_only": false}}}});
-    let told = policy.check(&app(), &definition(keys)).remove(0).message;
+    let told = |keys: Value| policy.check(&app(), &definition(keys)).remove(0).message;
+    let told = told(json!({"docker": {"mounts": {"/x": {"source": "/data", "read_only": false}}}}));
     assert!(
         told.starts_with("/data is allowed read-only, and not to be written"),
         "{told}"
     );
+}
+
+#[test]
+fn what_a_job_may_have_made_a_link_is_not_mounted() {
+    let policy = policy(|containers| {
+        containers.mounts = allowed(&["/data:ro", "/data/out:rw", "/data/out/kept:ro"]);
+    });
+    let mount = |source: &str, read_only: bool| {
+        let source = json!({"source": source, "read_only": read_only});
+        policy.check(&app(), &definition(json!({"docker": {"mounts": {"/x": source}}})))
+    };
+    for (source, read_only) in [
+        ("/data/out/link", true),
+        ("/data/out/link", false),
+        ("/data/out/link/etc", true),
+        ("/data/out/kept/x", true),
+        // Whoever writes the folder above it can put another in its place.
+        ("/data/out/kept", true),
+    ] {
+        let refused = mount(source, read_only);
+        assert_eq!(refused.len(), 1, "{source}");
+        let told = &refused[0].message;
+        assert!(
+            told.contains("may be a link to anywhere, since jobs can write to /data/out"),
+            "{told}"
+        );
+    }
+    // What may be written itself, and what lies beside it, may be.
+    for fine in ["/data/out", "/data/outer", "/data/in/deep"] {
+        assert!(mount(fine, true).is_empty(), "{fine}");
+    }
 }
 
 #[test]
@@ -328,6 +359,10 @@ fn who_says_nothing_gets_the_most_and_who_asks_for_more_or_for_no_limit_is_refus
         ),
         (json!({"timeout": "none"}), "timeout executors.batch.docker.max.timeout"),
         (json!({"timeout": "31m"}), "timeout executors.batch.docker.max.timeout"),
+        (
+            json!({"grace_period": "31m"}),
+            "grace_period executors.batch.docker.max.timeout",
+        ),
     ] {
         assert_eq!(refused(&policy, keys.clone()), [told], "{keys}");
     }
@@ -340,6 +375,12 @@ fn a_longer_bound_leaves_the_default_time_limit_as_it_is() {
     let mut silent = definition(json!({}));
     policy.bound(&mut silent);
     assert_eq!(silent.timeout, Some(Duration::from_secs(3600)));
+    assert_eq!(silent.grace_period, Duration::from_secs(30));
+    policy.max.timeout = Some(Duration::from_secs(5));
+    let mut silent = definition(json!({}));
+    assert!(policy.check(&app(), &silent).is_empty());
+    policy.bound(&mut silent);
+    assert_eq!(silent.grace_period, Duration::from_secs(5));
     let none = Policy::default();
     let mut free = definition(json!({}));
     none.bound(&mut free);
