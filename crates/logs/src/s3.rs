@@ -3,8 +3,8 @@
 use std::{fmt, path::PathBuf, sync::Arc, time::Duration};
 
 use object_store::{
-    ClientOptions, ObjectStore, RetryConfig,
-    aws::AmazonS3Builder,
+    ClientOptions, ObjectStore, RetryConfig, StaticCredentialProvider,
+    aws::{AmazonS3Builder, AmazonS3ConfigKey, AwsCredential},
     client::{HttpClient, HttpConnector},
     path::Path,
     prefix::PrefixStore,
@@ -96,10 +96,18 @@ impl Logs {
                     "the endpoint must be http://HOST:PORT or https://HOST".to_owned(),
                 ));
             }
-            builder = builder.with_endpoint(endpoint).with_allow_http(plain);
+            // The one that would win over the environment's.
+            builder = builder
+                .with_config(AmazonS3ConfigKey::S3Endpoint, endpoint)
+                .with_allow_http(plain);
         }
         if let Some((id, secret)) = &s3.keys {
-            builder = builder.with_access_key_id(id).with_secret_access_key(secret);
+            // Whole: a session token of the environment belongs to the environment's key.
+            builder = builder.with_credentials(Arc::new(StaticCredentialProvider::new(AwsCredential {
+                key_id: id.clone(),
+                secret_key: secret.clone(),
+                token: None,
+            })));
         }
         let prefix = Path::parse(&s3.prefix).map_err(|error| invalid(error.to_string()))?;
         let store = builder.build().map_err(|error| invalid(error.to_string()))?;

@@ -89,6 +89,19 @@ async fn nothing_is_written_outside_of_the_prefix() -> Result<()> {
     Ok(())
 }
 
+#[test]
+fn what_is_set_wins_over_the_environment() -> Result<()> {
+    // The environment of a process cannot be changed safely from within.
+    let there = std::process::Command::new(std::env::current_exe()?)
+        .args(["--exact", "nothing_is_written_outside_of_the_prefix"])
+        .env("AWS_ENDPOINT_URL_S3", "http://127.0.0.1:1")
+        .env("AWS_ENDPOINT_URL", "http://127.0.0.1:1")
+        .output()?;
+    let told = String::from_utf8_lossy(&there.stdout);
+    assert!(there.status.success() && told.contains("1 passed"), "{told}");
+    Ok(())
+}
+
 #[tokio::test]
 async fn a_bucket_that_is_not_there_fails_its_check_with_its_name() -> Result<()> {
     let mut s3 = bucket().await?;
