@@ -84,16 +84,15 @@ pub(crate) fn spawn(
         // Forgotten also when the task panics: the net below finds that the store holds what nobody follows.
         let _forget = forget;
         tokio::select! {
-            () = let_go.cancelled() => {
-                tracing::info!(attempt = %id, "let go");
-                // Its prepare may be under way in the engine, and nobody has recorded what that makes.
-                engine.left_behind.notify_one();
-            }
-            () = leave.cancelled() => {}
-            ended = Box::pin(attempt.run(slot, origin)) => if ended.is_err() {
-                tracing::info!(attempt = %id, "somebody else holds it now");
+            () = let_go.cancelled() => tracing::info!(attempt = %id, "let go"),
+            () = leave.cancelled() => return,
+            ended = Box::pin(attempt.run(slot, origin)) => match ended {
+                Ok(()) => return,
+                Err(LetGo) => tracing::info!(attempt = %id, "somebody else holds it now"),
             },
         }
+        // Its prepare may be under way in the engine, and nobody has recorded what that makes.
+        engine.left_behind.notify_one();
     });
 }
 

@@ -113,3 +113,22 @@ async fn a_stop_does_not_wait_for_a_clean_up_that_is_soon_to_come() -> Result<()
     ensure!(began.elapsed() < Duration::from_secs(2), "{:?}", began.elapsed());
     Ok(())
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_prepare_makes_after_its_worker_has_lost_the_lease_is_looked_for_soon() -> Result<()> {
+    let rig = Rig::new(&[("short", runs(&["exit:0"]))]).await?;
+    let worker = rig.worker("a")?;
+    let over = rig.enqueue("short").await?;
+    rig.finalised(over).await?;
+    rig.eventually("it has cleaned once", || worker.faults.calls("store.known") > 0)
+        .await?;
+    let prepare = worker.faults.hold("engine.prepare", Moment::Begin);
+    rig.enqueue("short").await?;
+    prepare.holds(1).await;
+    // As the engine would make it, of an attempt that is over by then; the next clean-up by the clock is minutes away.
+    let labels = ScriptedEngine::labels(rig.store.installation(), attempt(over, 1));
+    let late = rig.engine.leave("late", &labels, Duration::ZERO);
+    rig.end_lease("a").await?;
+    rig.eventually("it is gone", || !rig.engine.things().contains(&late))
+        .await
+}
