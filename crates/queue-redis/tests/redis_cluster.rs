@@ -258,6 +258,12 @@ async fn a_master_that_dies_is_followed_to_its_heir() -> Result<()> {
     queue.publish(&line, numbered(0..10)).await?;
     let copied: i64 = {
         let mut link = cluster.owner().link().await?;
+        // Only what this very connection wrote is waited for, and with it all that came before.
+        redis::cmd("SET")
+            .arg("{robata:test}mark")
+            .arg(1)
+            .query_async::<()>(&mut link)
+            .await?;
         redis::cmd("WAIT").arg(1).arg(5000).query_async(&mut link).await?
     };
     ensure!(copied == 1, "the replica has no copy");
