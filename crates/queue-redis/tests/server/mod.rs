@@ -107,8 +107,10 @@ impl Server {
     }
 
     pub(crate) async fn link(&self) -> Result<redis::aio::MultiplexedConnection> {
-        // Some administration waits for the replicas' word.
-        let options = redis::AsyncConnectionConfig::new().set_response_timeout(Some(SOON));
+        // Some administration waits for the replicas' word, and a busy machine keeps a connection waiting.
+        let options = redis::AsyncConnectionConfig::new()
+            .set_connection_timeout(Some(SOON))
+            .set_response_timeout(Some(SOON));
         Ok(redis::Client::open(self.url())?
             .get_multiplexed_async_connection_with_config(&options)
             .await?)
