@@ -23,6 +23,9 @@ use crate::{
     part::{backoff, within},
 };
 
+/// A line that was looked at in vain so often, one time after another, is left alone for so long: with a full window every
+/// enqueue hints it, at every master. Once alone means nothing: a claim hints its line, too.
+const REST: (u32, Duration) = (3, Duration::from_millis(20));
 /// How often every line is looked at without a hint.
 const SWEEP: Duration = Duration::from_secs(2);
 /// The window's bounds.
@@ -53,8 +56,42 @@ struct State {
     keys: HashMap<Line, BrokerKey>,
     /// Lines that failed: left alone until the next sweep, whatever is hinted.
     failed: BTreeSet<Line>,
+    /// Lines that had nothing to go out, or no room: how often in a row, and when last.
+    vain: HashMap<Line, (u32, Instant)>,
     /// Slots of live workers that take jobs.
     slots: BTreeMap<ExecutorName, usize>,
+}
+
+impl State {
+    /// The lines to look at now, and when the first of those that rest may be.
+    fn take(&mut self) -> (Vec<Line>, Option<Instant>) {
+        let (often, rest) = REST;
+        let now = Instant::now();
+        let mut first: Option<Instant> = None;
+        let mut look = Vec::new();
+        for line in std::mem::take(&mut self.dirty) {
+            let until = self.vain.get(&line).filter(|(times, _)| *times >= often);
+            match until.map(|(_, last)| *last + rest).filter(|until| *until > now) {
+                _ if self.failed.contains(&line) => {}
+                None => look.push(line),
+                Some(until) => {
+                    first = Some(first.map_or(until, |first| first.min(until)));
+                    self.dirty.insert(line);
+                }
+            }
+        }
+        (look, first)
+    }
+
+    /// Whether a look at the line found something to go out.
+    fn looked(&mut self, line: &Line, found: bool) {
+        if found {
+            self.vain.remove(line);
+        } else {
+            let (times, last) = self.vain.entry(line.clone()).or_insert((0, Instant::now()));
+            (*times, *last) = (times.saturating_add(1), Instant::now());
+        }
+    }
 }
 
 impl Outbox {
@@ -110,15 +147,7 @@ impl Outbox {
                     }
                 }
             }
-            let mut dirty = {
-                let mut state = self.state();
-                let state = &mut *state;
-                let dirty = std::mem::take(&mut state.dirty);
-                dirty
-                    .into_iter()
-                    .filter(|line| !state.failed.contains(line))
-                    .collect::<Vec<_>>()
-            };
+            let (mut dirty, rested) = self.state().take();
             // What a limit over several lines leaves does not always go to the same one.
             let after = dirty.partition_point(|line| first.as_ref().is_some_and(|first| line <= first));
             dirty.rotate_left(after);
@@ -128,7 +157,7 @@ impl Outbox {
             }
             tokio::select! {
                 () = self.wake.notified() => {}
-                () = tokio::time::sleep_until(next_sweep) => {}
+                () = tokio::time::sleep_until(rested.map_or(next_sweep, |rested| rested.min(next_sweep))) => {}
             }
         }
     }
@@ -165,9 +194,15 @@ impl Outbox {
         self.state().slots = slots;
         let lines = self.within("store.lines", self.store.lines()).await?;
         // A key is kept for lines that have something out; the others are asked anew when they have.
-        self.state()
-            .keys
-            .retain(|line, _| lines.iter().any(|record| record.line == *line));
+        {
+            let mut state = self.state();
+            state
+                .keys
+                .retain(|line, _| lines.iter().any(|record| record.line == *line));
+            state
+                .vain
+                .retain(|line, _| lines.iter().any(|record| record.line == *line));
+        }
         for record in lines {
             let line = record.line.clone();
             self.state().dirty.insert(line.clone());
@@ -236,16 +271,23 @@ impl Outbox {
     async fn fill(&self, line: &Line) -> Result<()> {
         let slots = self.state().slots.get(&line.executor).copied().unwrap_or(0);
         let size = (4 * slots).clamp(*WINDOW.start(), *WINDOW.end());
+        let mut is_first = true;
         loop {
             let window = Window {
                 line: line.clone(),
                 size,
             };
-            let references = self.within("store.references", self.store.references(window)).await?;
+            let references = self.within("store.references", self.store.references(window));
+            // A key that changes meanwhile makes void what goes out now, and it goes out again.
+            let (references, broker_key) = tokio::join!(references, self.check_key(line));
+            let references = references?;
+            if std::mem::take(&mut is_first) {
+                self.state().looked(line, !references.is_empty());
+            }
             if references.is_empty() {
                 return Ok(());
             }
-            let broker_key = self.check_key(line).await?;
+            let broker_key = broker_key?;
             for batch in references.chunks(BATCH) {
                 let messages = batch
                     .iter()
@@ -264,10 +306,35 @@ impl Outbox {
                 };
                 self.within("store.published", self.store.published(published)).await?;
             }
-            if references.len() >= size {
-                continue;
+            if references.len() < size {
+                return Ok(());
             }
-            return Ok(());
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_line_rests_only_after_several_looks_in_vain_and_is_not_forgotten() {
+        let line = Line {
+            queue: "q".parse().unwrap(),
+            executor: "e".parse().unwrap(),
+        };
+        let mut state = State::default();
+        for _ in 0..REST.0 {
+            state.dirty.insert(line.clone());
+            assert_eq!(state.take(), (vec![line.clone()], None));
+            state.looked(&line, false);
+        }
+        state.dirty.insert(line.clone());
+        let before = Instant::now();
+        let (look, until) = state.take();
+        assert!(look.is_empty() && until.is_some_and(|until| until > before && until <= before + REST.1));
+        assert!(state.dirty.contains(&line), "it is looked at when it has rested");
+        state.looked(&line, true);
+        assert_eq!(state.take(), (vec![line], None));
     }
 }

@@ -39,10 +39,9 @@ pub(crate) async fn run(tx: &mut Tx, claim: &Claim) -> Result<Vec<Claimed>> {
     }
     let queues: BTreeSet<_> = claim.references.iter().map(|(line, _)| line.queue.as_str()).collect();
     pause::hold_off(tx.conn(), queues).await?;
-    let paused = pause::all(tx.conn()).await?;
     let mut candidates = candidates(tx, claim).await?;
     let mut scopes = BTreeSet::new();
-    for candidate in candidates.values() {
+    for (candidate, _) in candidates.values() {
         let row = &candidate.row;
         let limits = limits(&tx.catalog, &row.line.queue, &row.app, &row.job);
         scopes.extend(limits.into_iter().map(|(scope, _)| scope));
@@ -55,11 +54,11 @@ pub(crate) async fn run(tx: &mut Tx, claim: &Claim) -> Result<Vec<Claimed>> {
     let mut waits = Vec::new();
     let mut lines = HashSet::new();
     for (line, reference) in &claim.references {
-        let Some(mut candidate) = candidates.remove(&reference.job) else {
+        let Some((mut candidate, is_paused)) = candidates.remove(&reference.job) else {
             answers.push(Claimed::Gone);
             continue;
         };
-        let fit = candidate.fit(line, *reference, paused.contains_key(&line.queue), tx);
+        let fit = candidate.fit(line, *reference, is_paused, tx);
         if !matches!(fit, Fit::Gone) {
             lines.insert(line);
         }
@@ -67,7 +66,7 @@ pub(crate) async fn run(tx: &mut Tx, claim: &Claim) -> Result<Vec<Claimed>> {
             Fit::Fits(effective) => effective,
             Fit::Gone => {
                 // The same job may stand in the claim again, with the right number.
-                candidates.insert(reference.job, candidate);
+                candidates.insert(reference.job, (candidate, is_paused));
                 answers.push(Claimed::Gone);
                 continue;
             }
@@ -114,9 +113,9 @@ pub(crate) async fn run(tx: &mut Tx, claim: &Claim) -> Result<Vec<Claimed>> {
     Ok(answers)
 }
 
-/// The jobs, locked in the order of their ids. It waits for whoever holds one: to skip it would drop a reference that its
-/// holder may leave as it is.
-async fn candidates(tx: &mut Tx, claim: &Claim) -> Result<HashMap<JobId, Candidate>> {
+/// The jobs, locked in the order of their ids, and whether their queues are paused, which nobody changes meanwhile. It waits
+/// for whoever holds one: to skip it would drop a reference that its holder may leave as it is.
+async fn candidates(tx: &mut Tx, claim: &Claim) -> Result<HashMap<JobId, (Candidate, bool)>> {
     let ids: HashSet<_> = claim
         .references
         .iter()
@@ -125,7 +124,8 @@ async fn candidates(tx: &mut Tx, claim: &Claim) -> Result<HashMap<JobId, Candida
     let rows = q(concat!(
         "SELECT ",
         job_columns!(),
-        ", d.payload, d.env, d.definition, d.traceparent FROM robata.jobs j JOIN robata.job_data d ON d.seq = j.seq",
+        ", d.payload, d.env, d.definition, d.traceparent,
+             EXISTS (SELECT FROM robata.pauses p WHERE p.queue = j.queue) AS is_paused FROM robata.jobs j JOIN robata.job_data d ON d.seq = j.seq",
         no_joins!(),
         // An expression, so that no index of states is taken for a short way (see `db::PLANS`).
         "WHERE j.id = ANY($1) AND j.state + 0 = 1 ORDER BY j.id FOR UPDATE OF j"
@@ -135,7 +135,7 @@ async fn candidates(tx: &mut Tx, claim: &Claim) -> Result<HashMap<JobId, Candida
     .await?;
     let mut candidates = HashMap::with_capacity(rows.len());
     for row in &rows {
-        let read = || Ok((row.job_id("id")?, candidate(row)?));
+        let read = || Ok((row.job_id("id")?, (candidate(row)?, row.col("is_paused")?)));
         candidates.extend(tx.shared.readable(row, read())?);
     }
     Ok(candidates)

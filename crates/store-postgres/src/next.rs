@@ -16,7 +16,6 @@ use robata_core::{
 use crate::{
     error::Result,
     limit::Rooms,
-    pause,
     shared::{Colours, Shared},
     sql::{Read as _, limit, q},
     tx::Tx,
@@ -40,19 +39,14 @@ struct Group {
 
 pub(crate) async fn references(tx: &mut Tx, window: &Window) -> Result<Vec<Reference>> {
     let line = &window.line;
-    if pause::all(tx.conn()).await?.contains_key(&line.queue) {
-        return Ok(Vec::new());
-    }
     let mut room = room(tx, window).await?;
     let mut rooms: Option<Rooms> = None;
     let mut chosen = Vec::new();
-    let mut rank = None;
+    let mut after = None;
     while room > 0 {
-        let Some(next) = next_rank(tx, line, rank).await? else {
+        let Some((next, is_last, mut of_rank)) = next_groups(tx, line, after).await? else {
             break;
         };
-        rank = Some(next);
-        let mut of_rank = groups(tx, line, next).await?;
         for group in &mut of_rank {
             group.limits = limits(&tx.catalog, &line.queue, &group.app, &group.job);
             if rooms.is_none() && !group.limits.is_empty() {
@@ -72,6 +66,10 @@ pub(crate) async fn references(tx: &mut Tx, window: &Window) -> Result<Vec<Refer
                 apps.push_back((app, of_app));
             }
         }
+        if is_last {
+            break;
+        }
+        after = Some(next);
     }
     give(tx, chosen).await
 }
@@ -104,14 +102,19 @@ async fn give(tx: &mut Tx, chosen: Vec<Reference>) -> Result<Vec<Reference>> {
         .collect())
 }
 
-/// What the window leaves.
+/// What the window leaves; nothing while the queue is paused.
 async fn room(tx: &mut Tx, window: &Window) -> Result<i64> {
-    let row = q("SELECT coalesce(sum(out), 0)::bigint AS out FROM robata.counters WHERE queue = $1 AND executor = $2")
-        .bind(window.line.queue.as_str())
-        .bind(window.line.executor.as_str())
-        .fetch_one(tx.conn())
-        .await?;
-    Ok(limit(window.size) - row.col::<i64>("out")?)
+    let row = q("SELECT coalesce(sum(out), 0)::bigint AS out,
+                     EXISTS (SELECT FROM robata.pauses WHERE queue = $1) AS paused
+                 FROM robata.counters WHERE queue = $1 AND executor = $2")
+    .bind(window.line.queue.as_str())
+    .bind(window.line.executor.as_str())
+    .fetch_one(tx.conn())
+    .await?;
+    Ok(match row.col("paused")? {
+        true => 0,
+        false => limit(window.size) - row.col::<i64>("out")?,
+    })
 }
 
 macro_rules! to_go {
@@ -120,34 +123,34 @@ macro_rules! to_go {
     };
 }
 
-async fn next_rank(tx: &mut Tx, line: &Line, after: Option<i16>) -> Result<Option<i16>> {
-    let row = q(concat!("SELECT rank", to_go!(), "AND rank > $3 ORDER BY rank LIMIT 1"))
-        .bind(line.queue.as_str())
-        .bind(line.executor.as_str())
-        .bind(after.unwrap_or(i16::MIN))
-        .fetch_optional(tx.conn())
-        .await?;
-    row.map(|row| row.col("rank")).transpose()
-}
-
-/// The apps and definitions that have something of this rank; a loose walk over the index.
-async fn groups(tx: &mut Tx, line: &Line, rank: i16) -> Result<Vec<Group>> {
+/// The next rank that has something to go, whether it is the last one, and its apps and definitions; a loose walk over the
+/// index. In one statement: each more is a way to the server and back before a waiting worker hears of its job.
+async fn next_groups(tx: &mut Tx, line: &Line, after: Option<i16>) -> Result<Option<(i16, bool, Vec<Group>)>> {
     let rows = q(concat!(
-        "WITH RECURSIVE g AS (
+        "WITH RECURSIVE r AS MATERIALIZED (SELECT rank",
+        to_go!(),
+        "AND rank > $3 ORDER BY rank LIMIT 1),
+         g AS (
              (SELECT seq, app, job",
         to_go!(),
-        "AND rank = $3 ORDER BY app, job LIMIT 1)
+        "AND rank = (SELECT rank FROM r) ORDER BY app, job LIMIT 1)
              UNION ALL
              SELECT n.seq, n.app, n.job FROM g CROSS JOIN LATERAL (SELECT seq, app, job",
         to_go!(),
-        "AND rank = $3 AND (app, job) > (g.app, g.job) ORDER BY app, job LIMIT 1) n)
-         SELECT seq, app, job FROM g"
+        "AND rank = (SELECT rank FROM r) AND (app, job) > (g.app, g.job) ORDER BY app, job LIMIT 1) n)
+         SELECT r.rank, NOT EXISTS (SELECT",
+        to_go!(),
+        "AND rank > r.rank) AS is_last, g.seq, g.app, g.job FROM r CROSS JOIN g"
     ))
     .bind(line.queue.as_str())
     .bind(line.executor.as_str())
-    .bind(rank)
+    .bind(after.unwrap_or(i16::MIN))
     .fetch_all(tx.conn())
     .await?;
+    let Some(first) = rows.first() else {
+        return Ok(None);
+    };
+    let (rank, is_last) = (first.col("rank")?, first.col("is_last")?);
     let mut groups = Vec::with_capacity(rows.len());
     for row in &rows {
         let read = || {
@@ -162,7 +165,7 @@ async fn groups(tx: &mut Tx, line: &Line, rank: i16) -> Result<Vec<Group>> {
         };
         groups.extend(tx.shared.readable(row, read())?);
     }
-    Ok(groups)
+    Ok(Some((rank, is_last, groups)))
 }
 
 /// The apps with their groups, beginning after the app that had the last turn.
