@@ -4,6 +4,8 @@
 # Says the packages that are missing. A package is only asked for where its command is not there from elsewhere.
 missing_packages() {
   if ! command -v dockerd >/dev/null && ! an_engine_answers; then echo docker.io; fi
+  docker-compose version >/dev/null 2>&1 || docker compose version >/dev/null 2>&1 || echo docker-compose
+  command -v haproxy >/dev/null || echo haproxy # for tests/lib/stand-ins.sh
   command -v ip >/dev/null || echo iproute2
   command -v c++ >/dev/null || echo g++
   has_schemathesis || python3 -c 'import ensurepip, venv' 2>/dev/null || echo python3-venv
@@ -19,6 +21,7 @@ missing_packages() {
   [ -n "${ROBATA_TEST_POSTGRES_URL:-}" ] || postgres_programs >/dev/null || echo postgresql
   [ -n "${ROBATA_TEST_PGBOUNCER_URL:-}" ] || command -v pgbouncer >/dev/null || echo pgbouncer
   [ -n "${ROBATA_TEST_REDIS_URL:-}" ] || command -v redis-server >/dev/null || command -v valkey-server >/dev/null || echo redis-server
+  command -v rabbitmq-server >/dev/null || echo rabbitmq-server
   if missing_aws && ! python3 -c 'import ensurepip' 2>/dev/null; then echo python3-venv; fi
 }
 

@@ -11,6 +11,8 @@ ENDING=()          # commands that end what was started, in the order of startin
 . tests/lib/databases.sh
 # shellcheck source=tests/lib/podman.sh
 . tests/lib/podman.sh
+# shellcheck source=tests/lib/rabbitmq.sh
+. tests/lib/rabbitmq.sh
 # shellcheck source=tests/lib/aws.sh
 . tests/lib/aws.sh
 TEST_IMAGE=robata-test/busybox:1
@@ -24,14 +26,16 @@ REGISTRY_HTPASSWD='robata:$2b$04$robatatestrobatatestreQki7GF7CQxQwY6twv7PluvcaK
 #   docker    "docker" stands in the test's name or module, or in the name of its file or package under tests/
 #   registry  of those, the tests with "registry" in their name
 #   podman    "podman" stands in the test's name or module
-#   postgres, pgbouncer, redis, s3   as with docker, by their own names
+#   compose   "compose" stands in the name of the test's file
+#   postgres, pgbouncer, redis, rabbitmq, sqs, s3   as with docker, by their own names
 service_filter() {
   local docker='(test(/docker/) or (kind(test) and binary_id(/docker/)))'
   case $1 in
     docker) echo "$docker" ;;
     registry) echo "($docker and test(/registry/))" ;;
     podman) echo "test(/podman/)" ;;
-    postgres | pgbouncer | redis | s3) echo "(test(/$1/) or (kind(test) and binary_id(/$1/)))" ;;
+    postgres | pgbouncer | redis | rabbitmq | sqs | s3) echo "(test(/$1/) or (kind(test) and binary_id(/$1/)))" ;;
+    compose) echo "(kind(test) and binary_id(/compose/))" ;;
   esac
 }
 
@@ -42,10 +46,12 @@ start_services() {
     start_registry
   fi
   if needed podman; then start_podman; fi
+  if needed compose; then find_compose; fi
   if needed postgres || needed pgbouncer; then start_postgres; fi
   if needed pgbouncer; then start_pgbouncer; fi
   if needed redis; then start_redis; fi
-  if needed s3; then start_s3; fi
+  if needed rabbitmq; then start_rabbitmq; fi
+  if needed s3 || needed sqs; then start_aws; fi
 }
 
 needed() { [[ " $NEEDED " == *" $1 "* ]]; }
@@ -178,6 +184,19 @@ end_containerd() {
   done
   awk -v dir="$WORK/" 'index($5, dir) == 1 { print $5 }' /proc/self/mountinfo | sort -r | xargs -r umount -l
 } 2>/dev/null
+
+# The client that starts docker-compose.yml; nothing of it runs before the test.
+find_compose() {
+  if [ -z "${HAVE[docker]:-}" ]; then
+    WHY[compose]='there is no Docker engine to use it'
+  elif [[ $ROBATA_TEST_DOCKER_HOST != unix://* ]]; then
+    WHY[compose]='the Docker engine has no socket on this machine, as the stack wants it'
+  elif ! docker-compose version >/dev/null 2>&1 && ! docker compose version >/dev/null 2>&1; then
+    WHY[compose]='there is neither docker-compose nor docker compose'
+  else
+    HAVE[compose]=yes
+  fi
+}
 
 # Prints the path of a busybox that runs without libraries.
 static_busybox() {

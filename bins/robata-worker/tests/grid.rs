@@ -146,3 +146,26 @@ async fn postgres_redis_process() {
 async fn postgres_redis_docker() {
     Cell::new(Site::new().await, "docker").await.scenarios().await;
 }
+
+#[tokio::test]
+async fn postgres_rabbitmq_process() {
+    Cell::new(Site::over_rabbitmq().await, "process")
+        .await
+        .scenarios()
+        .await;
+}
+
+#[tokio::test]
+async fn postgres_rabbitmq_docker() {
+    Cell::new(Site::over_rabbitmq().await, "docker").await.scenarios().await;
+}
+
+#[tokio::test]
+async fn postgres_sqs_process() {
+    Cell::new(Site::over_sqs().await, "process").await.scenarios().await;
+}
+
+#[tokio::test]
+async fn postgres_sqs_docker() {
+    Cell::new(Site::over_sqs().await, "docker").await.scenarios().await;
+}

@@ -52,6 +52,76 @@ fn every_example_parses() {
     }
 }
 
+/// docker-compose.yml's own: one file of settings, a broker by a file of variables, secrets in files.
+#[test]
+fn the_settings_of_the_compose_stack_are_whole_with_each_of_its_brokers() {
+    let root = PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/../.."));
+    let keys = tempfile::tempdir().unwrap();
+    for (name, key) in [
+        ("admin-token", "0123456789abcdef0123456789abcdef"),
+        ("postgres-url", "postgres://robata:secret@postgres:5432/robata"),
+        ("redis-url", "redis://:secret@redis:6379/0"),
+        ("rabbitmq-url", "amqp://robata:secret@rabbitmq:5672/%2f"),
+    ] {
+        fs::write(keys.path().join(name), key).unwrap();
+    }
+    let here = |name: &str, value: &str| {
+        let value = value.replace("/keys", keys.path().to_str().unwrap());
+        (name.to_owned(), value)
+    };
+    let compose = fs::read_to_string(root.join("docker-compose.yml")).unwrap();
+    let daemons: Vec<_> = compose
+        .lines()
+        .filter_map(|line| line.trim().split_once(": "))
+        .filter(|(name, _)| name.starts_with("ROBATA_") && name.contains("__"))
+        .map(|(name, value)| here(name, value))
+        .collect();
+    assert_eq!(daemons.len(), 2, "{daemons:?}");
+    let mut brokers = Vec::new();
+    for entry in fs::read_dir(root.join("config/compose")).unwrap() {
+        let path = entry.unwrap().path();
+        if path.extension().is_none_or(|extension| extension != "env") {
+            continue;
+        }
+        let text = fs::read_to_string(&path).unwrap();
+        let set = text.lines().filter(|line| !line.starts_with('#'));
+        let set = set.filter_map(|line| line.split_once('='));
+        let mut sources = sources(Some(root.join("config/compose/robata.toml")));
+        sources.variables = daemons.clone();
+        sources.variables.extend(set.map(|(name, value)| here(name, value)));
+        let settings = sources
+            .load()
+            .unwrap_or_else(|errors| panic!("{}: {errors}", path.display()))
+            .settings;
+        assert!(matches!(settings.store, StoreSettings::Postgres(_)));
+        assert!(settings.server.listen.is_reached_by_others() && !settings.worker.listen.is_reached_by_others());
+        brokers.push(path.file_stem().unwrap().to_str().unwrap().to_owned());
+        let chosen = serde_json::to_value(&settings.queue).unwrap();
+        assert_eq!(chosen.as_object().unwrap().keys().next(), brokers.last());
+    }
+    // The default, and a profile for each of the others.
+    brokers.sort();
+    assert!(brokers.contains(&"redis".to_owned()), "{brokers:?}");
+    for broker in brokers.iter().filter(|broker| *broker != "redis") {
+        assert!(compose.contains(&format!("profiles: [{broker}]")), "{broker}");
+    }
+}
+
+/// The image that compiles has the workspace's own compiler.
+#[test]
+fn the_dockerfile_compiles_with_the_toolchain_of_the_workspace() {
+    let dockerfile = include_str!("../../../Dockerfile");
+    let toolchain = include_str!("../../../rust-toolchain.toml");
+    let channel = toolchain
+        .lines()
+        .find_map(|line| line.strip_prefix("channel = \""))
+        .unwrap();
+    let (minor, _) = channel.trim_end_matches('"').rsplit_once('.').unwrap();
+    let image = format!("rust:{minor}-bookworm");
+    assert!(dockerfile.contains(&format!("ARG BUILD={image}\n")), "{image}");
+    assert!(include_str!("../../../docker-compose.yml").contains(&format!("${{ROBATA_BUILD:-{image}}}")));
+}
+
 /// The example with every setting switched on: each stands there as a comment, `#key = value`. Prose begins with `# `.
 fn switched_on(text: &str) -> Loaded {
     let folder = tempfile::tempdir().unwrap();
@@ -119,7 +189,7 @@ fn the_daemons_examples_have_every_setting_that_they_read_with_its_default() {
         (include_str!("../../../config/master.toml"), &["worker."][..]),
         (
             include_str!("../../../config/worker.toml"),
-            &["server.listen", "limits.", "scheduler."],
+            &["server.listen", "limits.", "scheduler.", "degraded."],
         ),
     ] {
         let loaded = switched_on(text);

@@ -5,10 +5,14 @@ mod log_store;
 #[cfg(feature = "postgres")]
 mod postgres;
 mod queue;
+#[cfg(feature = "rabbitmq")]
+mod rabbitmq;
 #[cfg(feature = "redis")]
 mod redis;
 mod role;
 mod secrets;
+#[cfg(feature = "sqs")]
+mod sqs;
 mod store;
 
 pub mod probe;
@@ -36,6 +40,8 @@ pub fn supervise_if_asked() {
         feature = "docker",
         feature = "postgres",
         feature = "redis",
+        feature = "rabbitmq",
+        feature = "sqs",
         feature = "s3"
     ),
     expect(dead_code, reason = "a build with everything leaves nothing out")

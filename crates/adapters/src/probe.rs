@@ -4,7 +4,7 @@ use std::{fs::File, path::Path, time::Duration};
 
 use nix::fcntl::{Flock, FlockArg};
 use robata_core::{Result, Timestamp};
-use robata_settings::{PostgresSettings, RedisSettings, Settings, StoreSettings};
+use robata_settings::{PostgresSettings, RabbitMqSettings, RedisSettings, Settings, SqsSettings, StoreSettings};
 
 /// Who holds the store, where a process holds it by a lock: `PID SINCE HOST PROGRAM`.
 #[must_use]
@@ -116,6 +116,52 @@ pub async fn broker(redis: &RedisSettings) -> Result<Broker> {
     {
         let _ = redis;
         Err(crate::left_out("queue.redis", "redis"))
+    }
+}
+
+/// Makes a queue of each kind that is needed in the broker of these settings, uses it, and deletes it; answers the broker's
+/// version.
+pub async fn rabbitmq(rabbitmq: &RabbitMqSettings) -> Result<String> {
+    #[cfg(feature = "rabbitmq")]
+    {
+        let config = crate::rabbitmq::config(rabbitmq, robata_core::InstallationId::new())?;
+        let queue = robata_queue_rabbitmq::RabbitMqQueue::connect(config)?;
+        Ok(queue.check().await?.version)
+    }
+    #[cfg(not(feature = "rabbitmq"))]
+    {
+        let _ = rabbitmq;
+        Err(crate::left_out("queue.rabbitmq", "rabbitmq"))
+    }
+}
+
+/// What [`sqs`] found.
+#[derive(Clone, Debug)]
+pub struct Sqs {
+    /// The region that answered.
+    pub region: String,
+    /// How many of Robata's queues were looked at; `None`: they may not be listed.
+    pub looked_at: Option<usize>,
+    /// The names of those with a redrive policy, by which jobs would vanish.
+    pub redriven: Vec<String>,
+}
+
+/// Makes a queue at the service of these settings, uses it, and deletes it; where queues are not to be made, only asks.
+pub async fn sqs(sqs: &SqsSettings) -> Result<Sqs> {
+    #[cfg(feature = "sqs")]
+    {
+        let config = crate::sqs::config(sqs, robata_core::InstallationId::new())?;
+        let found = robata_queue_sqs::SqsQueue::connect(config)?.check().await?;
+        Ok(Sqs {
+            region: found.region,
+            looked_at: found.looked_at,
+            redriven: found.redriven,
+        })
+    }
+    #[cfg(not(feature = "sqs"))]
+    {
+        let _ = sqs;
+        Err(crate::left_out("queue.sqs", "sqs"))
     }
 }
 

@@ -7,7 +7,7 @@ use robata_settings::{QueueSettings, Settings};
 
 /// Opens the queue that was chosen, for the lines of this installation.
 pub async fn queue(settings: &Settings, installation: InstallationId) -> Result<Arc<dyn Queue>> {
-    #[cfg(not(feature = "redis"))]
+    #[cfg(not(any(feature = "redis", feature = "rabbitmq", feature = "sqs")))]
     let _ = installation;
     match &settings.queue {
         #[cfg(feature = "memory")]
@@ -23,5 +23,19 @@ pub async fn queue(settings: &Settings, installation: InstallationId) -> Result<
         }
         #[cfg(not(feature = "redis"))]
         QueueSettings::Redis(_) => Err(crate::left_out("queue.redis", "redis")),
+        #[cfg(feature = "rabbitmq")]
+        QueueSettings::Rabbitmq(rabbitmq) => {
+            let config = crate::rabbitmq::config(rabbitmq, installation)?;
+            Ok(Arc::new(robata_queue_rabbitmq::RabbitMqQueue::connect(config)?))
+        }
+        #[cfg(not(feature = "rabbitmq"))]
+        QueueSettings::Rabbitmq(_) => Err(crate::left_out("queue.rabbitmq", "rabbitmq")),
+        #[cfg(feature = "sqs")]
+        QueueSettings::Sqs(sqs) => {
+            let config = crate::sqs::config(sqs, installation)?;
+            Ok(Arc::new(robata_queue_sqs::SqsQueue::connect(config)?))
+        }
+        #[cfg(not(feature = "sqs"))]
+        QueueSettings::Sqs(_) => Err(crate::left_out("queue.sqs", "sqs")),
     }
 }

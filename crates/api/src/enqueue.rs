@@ -83,6 +83,11 @@ impl Checked {
         &self.app
     }
 
+    /// The job definition's name.
+    pub(crate) fn job(&self) -> &JobName {
+        &self.job
+    }
+
     /// The key, with the app in which it is one.
     pub(crate) fn key(&self) -> Option<(AppName, Key)> {
         Some((self.app.clone(), self.key.clone()?))

@@ -3,6 +3,7 @@
 mod access;
 mod body;
 mod config;
+mod degraded;
 mod enqueue;
 mod follow;
 mod guard;
@@ -25,6 +26,7 @@ use tokio_util::sync::CancellationToken;
 pub use self::{
     access::as_local,
     config::ApiConfig,
+    degraded::{DegradedConfig, DegradedPath},
     probes::{CHECK, Probes, TryNeeds, WriteMetrics, need, probes},
     routes::{openapi, router},
 };
@@ -38,6 +40,8 @@ pub struct Api {
     pub logs: Arc<dyn LogStore>,
     /// Bounds and names.
     pub config: ApiConfig,
+    /// The way for jobs while the store does not serve; without it they are refused then.
+    pub degraded: Option<DegradedPath>,
     /// What else it needs besides store and logs, for readiness; without them it is only degraded.
     pub others: Option<TryNeeds>,
     /// What else the process counts, for `/metrics`.
@@ -54,6 +58,7 @@ impl Api {
             store,
             logs,
             config,
+            degraded: None,
             others: None,
             metrics: None,
             shutdown: CancellationToken::new(),

@@ -7,11 +7,14 @@ use std::{
 
 use robata_core::store::{QueueCounts, WorkerRecord};
 
+use crate::degraded::Path;
+
 /// What this process counts.
 #[derive(Debug, Default)]
 pub(crate) struct Metrics {
     created: AtomicU64,
     replayed: AtomicU64,
+    accepted: AtomicU64,
     refused: AtomicU64,
 }
 
@@ -24,6 +27,11 @@ impl Metrics {
         self.replayed.fetch_add(1, Ordering::Relaxed);
     }
 
+    /// By the broker.
+    pub(crate) fn accepted(&self) {
+        self.accepted.fetch_add(1, Ordering::Relaxed);
+    }
+
     pub(crate) fn refused(&self) {
         self.refused.fetch_add(1, Ordering::Relaxed);
     }
@@ -32,6 +40,7 @@ impl Metrics {
     pub(crate) fn render(
         &self,
         waiting: usize,
+        path: Option<Path>,
         store: Option<(&[QueueCounts], &[WorkerRecord])>,
     ) -> Result<String, std::fmt::Error> {
         let mut text = String::new();
@@ -45,6 +54,7 @@ impl Metrics {
         for (result, counter) in [
             ("created", &self.created),
             ("replayed", &self.replayed),
+            ("accepted", &self.accepted),
             ("refused", &self.refused),
         ] {
             let count = counter.load(Ordering::Relaxed);
@@ -57,6 +67,22 @@ impl Metrics {
             "Requests that wait for a job to change",
         )?;
         writeln!(out, "robata_http_waiting {waiting}")?;
+        if let Some(path) = path {
+            head(
+                out,
+                "robata_accepting",
+                "gauge",
+                "By which way jobs are accepted now: the store, the broker, or none",
+            )?;
+            for each in Path::ALL {
+                writeln!(
+                    out,
+                    "robata_accepting{{path=\"{}\"}} {}",
+                    each.as_str(),
+                    u8::from(each == path)
+                )?;
+            }
+        }
         head(out, "robata_store_up", "gauge", "Whether the store answers")?;
         writeln!(out, "robata_store_up {}", u8::from(store.is_some()))?;
         let Some((queues, workers)) = store else {

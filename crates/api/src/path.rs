@@ -33,14 +33,6 @@ pub(crate) fn unknown_job(id: JobId) -> Refused {
     Refused::not_found("unknown_job", format!("there is no job {id}"))
 }
 
-/// The same, where the store says so.
-pub(crate) fn missing(error: robata_core::Error, id: JobId) -> Refused {
-    match error.kind() {
-        robata_core::ErrorKind::NotFound => unknown_job(id),
-        _ => error.into(),
-    }
-}
-
 /// A job's id; what is none can be no job's.
 pub(crate) fn job_id(text: &str) -> Result<JobId> {
     JobId::from_str(text).map_err(|error| Refused::not_found("unknown_job", error.message()))

@@ -7,6 +7,7 @@ use std::{
 
 use futures::StreamExt;
 use robata_core::{
+    ErrorKind, JobId,
     definition::Catalog,
     log_store::LogStore,
     store::{Hint, Store},
@@ -18,7 +19,15 @@ use tokio::{
 use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 
 use crate::{
-    Api, TryNeeds, WriteMetrics, access::Keyring, body, config::ApiConfig, hub::Hub, metrics::Metrics, refused::Result,
+    Api, TryNeeds, WriteMetrics,
+    access::Keyring,
+    body,
+    config::ApiConfig,
+    degraded::{Degraded, Unanswered},
+    hub::Hub,
+    metrics::Metrics,
+    path,
+    refused::{Refused, Result},
 };
 
 /// Hints may be lost: the catalog is also looked at this often.
@@ -33,6 +42,7 @@ pub(crate) struct Shared {
     pub(crate) store: Arc<dyn Store>,
     pub(crate) logs: Arc<dyn LogStore>,
     pub(crate) config: ApiConfig,
+    pub(crate) degraded: Option<Degraded>,
     pub(crate) others: Option<TryNeeds>,
     pub(crate) more_metrics: Option<WriteMetrics>,
     pub(crate) shutdown: CancellationToken,
@@ -52,6 +62,7 @@ impl Shared {
             bodies: body::budget(api.config.max_bodies_bytes),
             keyring: Keyring::new(Arc::clone(&api.store), api.config.admin_token),
             tokens_change: Mutex::default(),
+            degraded: api.degraded.map(|path| Degraded::new(path, Arc::clone(&api.store))),
             store: api.store,
             logs: api.logs,
             config: api.config,
@@ -65,12 +76,73 @@ impl Shared {
         })
     }
 
+    /// Begins what runs beside the requests: the degraded path stands on what is in memory before the store fails.
+    pub(crate) fn begin(&self) {
+        if let Some(degraded) = &self.degraded {
+            degraded.begin();
+            self.listen();
+            self.keyring.listen();
+        }
+    }
+
+    /// The degraded path, where the broker may take whole jobs now.
+    pub(crate) fn other_path(&self) -> Option<&Degraded> {
+        self.degraded.as_ref().filter(|degraded| degraded.is_usable())
+    }
+
+    /// Asks the store what `jobs` jobs need; where there is another path, not for longer than that is better.
+    pub(crate) async fn ask<T>(
+        &self,
+        jobs: usize,
+        call: impl Future<Output = robata_core::Result<T>>,
+    ) -> std::result::Result<robata_core::Result<T>, Unanswered> {
+        match self.other_path() {
+            Some(degraded) => degraded.ask(jobs, call).await,
+            None => Ok(call.await),
+        }
+    }
+
+    /// There is no such job, or it is one that was accepted and not taken in yet.
+    pub(crate) async fn not_there(&self, id: JobId) -> Refused {
+        if self.degraded.as_ref().is_some_and(|degraded| degraded.may_come(id)) {
+            return not_yet(id);
+        }
+        match self.store.may_come(id).await {
+            Ok(true) => not_yet(id),
+            Ok(false) => path::unknown_job(id),
+            Err(error) => error.into(),
+        }
+    }
+
+    /// Why nothing can be said of this job, or done to it.
+    pub(crate) async fn missing(&self, error: robata_core::Error, id: JobId) -> Refused {
+        match error.kind() {
+            ErrorKind::NotFound => self.not_there(id).await,
+            ErrorKind::Unavailable if self.degraded.is_some() => {
+                tracing::warn!(job = %id, error = %error.full(), "the store does not serve");
+                not_yet(id)
+            }
+            _ => error.into(),
+        }
+    }
+
+    /// Refuses what only the store can tell of a job while it is known not to serve: nobody is to wait for that.
+    pub(crate) fn can_look(&self, id: JobId) -> Result<()> {
+        match &self.degraded {
+            Some(degraded) if degraded.is_open() => Err(not_yet(id)),
+            _ => Ok(()),
+        }
+    }
+
     /// The catalog in memory; read from the store the first time.
     pub(crate) async fn catalog(&self) -> Result<Arc<Catalog>> {
         self.listen();
         match self.catalog.get() {
             Some(catalog) => Ok(catalog),
-            None => self.fresh_catalog().await,
+            None => match self.ask(1, self.store.catalog()).await {
+                Ok(catalog) => Ok(self.catalog.put(catalog?)),
+                Err(unanswered) => Err(unanswered.refused("no definitions are known yet")),
+            },
         }
     }
 
@@ -81,11 +153,14 @@ impl Shared {
 
     /// The catalog as the store has it, for a name that the one in memory does not know; `None` where it was looked at
     /// just now.
-    pub(crate) async fn newer_catalog(&self) -> Result<Option<Arc<Catalog>>> {
+    pub(crate) async fn newer_catalog(&self) -> std::result::Result<Result<Option<Arc<Catalog>>>, Unanswered> {
         if self.catalog.age() < LOOK_AGAIN {
-            return Ok(None);
+            return Ok(Ok(None));
         }
-        self.fresh_catalog().await.map(Some)
+        let catalog = self.ask(1, self.store.catalog()).await?;
+        Ok(catalog
+            .map(|catalog| Some(self.catalog.put(catalog)))
+            .map_err(Refused::from))
     }
 
     /// Keeps a catalog that the store answered.
@@ -104,6 +179,18 @@ impl Shared {
             AbortOnDropHandle::new(tokio::spawn(task))
         });
     }
+}
+
+/// 503: whether there is such a job cannot be told yet.
+fn not_yet(id: JobId) -> Refused {
+    let detail = format!(
+        "nobody can tell yet what became of the job {id}: if it was accepted while the store did not serve, it is taken in once \
+         that serves"
+    );
+    let mut refused = Refused::unavailable(detail, Duration::from_secs(1));
+    refused.0.code = "not_yet_taken_in".to_owned();
+    refused.0.kind = "urn:robata:problem:not_yet_taken_in".to_owned();
+    refused
 }
 
 async fn listen(store: Arc<dyn Store>, hub: Arc<Hub>, catalog: Arc<CatalogCache>) {

@@ -24,6 +24,15 @@ pub struct Line {
     pub executor: ExecutorName,
 }
 
+impl Line {
+    /// The separate line `accept`, by which masters take in whole jobs (PROTOCOL I1). No user's queue can have its name.
+    #[must_use]
+    pub fn accept() -> Self {
+        let (queue, executor) = crate::name::accept();
+        Self { queue, executor }
+    }
+}
+
 impl std::fmt::Display for Line {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         // A slash stands in neither name.

@@ -144,6 +144,11 @@ impl From<AppName> for QueueName {
     }
 }
 
+/// The names of the line `accept`: with a dot, which the rule allows in no user's name.
+pub(crate) fn accept() -> (QueueName, ExecutorName) {
+    (QueueName(".accept".to_owned()), ExecutorName(".masters".to_owned()))
+}
+
 /// What a system allows in a name.
 #[derive(Clone, Copy, Debug)]
 pub struct NameRule {
@@ -227,6 +232,14 @@ mod tests {
         for bad in ["", ":a", "a/b", "a b", &"a".repeat(129)] {
             JobName::new(bad).unwrap_err();
         }
+    }
+
+    #[test]
+    fn the_names_of_the_line_accept_are_no_users_and_fit_where_less_is_allowed() {
+        let (queue, executor) = accept();
+        QueueName::new(queue.as_str()).unwrap_err();
+        ExecutorName::new(executor.as_str()).unwrap_err();
+        assert_ne!(fit(queue.as_str(), LABEL), fit("accept", LABEL));
     }
 
     #[test]

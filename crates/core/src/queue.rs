@@ -7,6 +7,9 @@ use bytes::Bytes;
 
 use crate::{error::Result, job::Line};
 
+pub mod hand;
+pub mod share;
+
 /// What a queue can do.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
@@ -15,6 +18,9 @@ pub struct Capabilities {
     pub durable: bool,
     /// The largest body, in bytes.
     pub max_body_bytes: usize,
+    /// Whether whole jobs, not only references, may be put into it (PROTOCOL I2): what it has confirmed is on disk, and it
+    /// evicts nothing. May change in time: a broker is judged by what it last said of itself, and not before it said so.
+    pub whole_jobs: bool,
 }
 
 /// A message to be published.

@@ -8,6 +8,7 @@ use futures::stream::BoxStream;
 
 use crate::{
     Timestamp,
+    accept::AcceptStore,
     access::{AuditRecord, ListAudit, NewToken, Token, Tokens},
     attempt::{AttemptRecord, AttemptWrite, Claim, Claimed, HeldAttempt, Knowledge, Written},
     definition::{Catalog, CatalogWrite},
@@ -465,7 +466,7 @@ pub trait AccessStore: fmt::Debug + Send + Sync {
 
 /// The whole store.
 #[async_trait]
-pub trait Store: JobStore + AttemptStore + ScheduleStore + CatalogStore + AccessStore + 'static {
+pub trait Store: JobStore + AttemptStore + ScheduleStore + CatalogStore + AccessStore + AcceptStore + 'static {
     /// The installation's id, made once (PROTOCOL R2).
     fn installation(&self) -> InstallationId;
     /// What the store tells whoever listens. A slow listener loses hints, never blocks a writer; where it lost some, or

@@ -12,7 +12,8 @@ pub fn apart(settings: &Settings) -> anyhow::Result<()> {
         wrong.push("SQLite is held by one process alone; set [store.postgres] url");
     }
     if let QueueSettings::Memory(_) = settings.queue {
-        wrong.push("a queue in memory ends at its process; set [queue.redis] url");
+        wrong
+            .push("a queue in memory ends at its process; set [queue.redis] url, [queue.rabbitmq] url, or [queue.sqs]");
     }
     if wrong.is_empty() {
         return Ok(());

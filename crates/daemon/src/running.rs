@@ -2,7 +2,7 @@
 
 use anyhow::anyhow;
 use axum::Router;
-use robata_api::{Api, ApiConfig, Probes, WriteMetrics};
+use robata_api::{Api, ApiConfig, DegradedConfig, DegradedPath, Probes, WriteMetrics};
 use robata_core::access::TokenHash;
 use robata_settings::Settings;
 use robata_worker::{StatusReader, Worker};
@@ -75,6 +75,10 @@ impl Running {
     ) -> LocalApi {
         let mut api = Api::new(parts.store(), parts.logs(), api(settings));
         api.shutdown = self.token();
+        api.degraded = degraded(settings).map(|config| DegradedPath {
+            queue: parts.queue(),
+            config,
+        });
         api.others = Some(needs::of_master(parts.queue(), worker));
         api.metrics = Some(metrics);
         LocalApi(robata_api::router(api))
@@ -161,6 +165,17 @@ fn admin_token(settings: &Settings) -> Option<TokenHash> {
         .admin_token
         .as_ref()
         .map(|secret| TokenHash::of(&secret.0))
+}
+
+/// The way for jobs while the store does not serve, unless it is switched off.
+fn degraded(settings: &Settings) -> Option<DegradedConfig> {
+    let of = &settings.degraded;
+    let mut config = DegradedConfig::default();
+    config.failures = of.failures;
+    config.hang = of.hang;
+    config.max_job_bytes = usize::try_from(of.job_bytes.bytes).unwrap_or(usize::MAX);
+    config.max_outage_bytes = of.outage_bytes.bytes;
+    of.enabled.then_some(config)
 }
 
 fn api(settings: &Settings) -> ApiConfig {

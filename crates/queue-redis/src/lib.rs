@@ -3,7 +3,6 @@
 mod config;
 mod entry;
 mod error;
-mod hand;
 mod held;
 mod keeper;
 mod keys;
@@ -15,7 +14,6 @@ mod reader;
 mod receive;
 mod script;
 mod server;
-mod share;
 mod shared;
 
 pub use config::{Eviction, Persistence, RedisConfig};

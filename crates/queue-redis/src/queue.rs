@@ -180,10 +180,11 @@ fn check(config: &RedisConfig) -> Result<(), Fault> {
 
 #[async_trait]
 impl Queue for RedisQueue {
-    /// `durable` is what the server last said; before the first connection, no ([`RedisQueue::check`] asks).
+    /// `durable` and `whole_jobs` are what the server last said; before the first connection, no ([`RedisQueue::check`] asks).
     fn capabilities(&self) -> Capabilities {
         let mut capabilities = Capabilities::default();
         capabilities.durable = self.shared.main.facts().is_some_and(|facts| facts.durable());
+        capabilities.whole_jobs = self.whole_jobs() == WholeJobs::Allowed;
         capabilities.max_body_bytes = self.shared.config.max_body_bytes;
         capabilities
     }

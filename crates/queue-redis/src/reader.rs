@@ -9,20 +9,18 @@ use std::{
 use redis::{FromRedisValue, Value};
 use robata_core::{
     job::Line,
-    queue::{Delivery, Receipt},
+    queue::{Delivery, Receipt, hand::Hand, share::Plan},
 };
 use tokio::time::Instant;
 
 use crate::{
     entry::{self, Entry},
     error::Fault,
-    hand::Hand,
     held::Retired,
     keys::GROUP,
     link::Link,
     main_link::{Ask, ask},
     script,
-    share::Plan,
     shared::Shared,
 };
 

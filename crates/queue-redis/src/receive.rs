@@ -4,11 +4,11 @@ use std::sync::Arc;
 
 use robata_core::{
     Result,
-    queue::{Delivery, Receive},
+    queue::{Delivery, Receive, hand::Hand, share::Plan},
 };
 use tokio::time::Instant;
 
-use crate::{error::Fault, hand::Hand, reader::Lease, share::Plan, shared::Shared};
+use crate::{error::Fault, reader::Lease, shared::Shared};
 
 const OPERATION: &str = "queue.receive";
 
@@ -102,7 +102,7 @@ async fn read(
     lease: &mut Lease,
 ) -> Result<Vec<Delivery>, Fault> {
     loop {
-        let plan = shared.share().plan(&request.lines, request.max);
+        let plan = shared.share().plan(&request.lines, request.max, |_| usize::MAX);
         let taken = lease.take(&plan, request.max).await?;
         // From here on a failure is the server's, not a stale connection's.
         lease.reused = false;

@@ -10,7 +10,10 @@ use std::{
 };
 
 use redis::Value;
-use robata_core::{job::Line, queue::Delivery};
+use robata_core::{
+    job::Line,
+    queue::{Delivery, share::Share},
+};
 use tokio::{
     sync::{Notify, Semaphore},
     task::JoinHandle,
@@ -25,7 +28,6 @@ use crate::{
     link::Source,
     main_link::{Ask, MainLink, ask},
     reader::Reader,
-    share::Share,
 };
 
 #[derive(Debug)]

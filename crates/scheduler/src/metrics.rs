@@ -2,7 +2,10 @@
 
 use std::sync::LazyLock;
 
-use opentelemetry::{KeyValue, global, metrics::Counter};
+use opentelemetry::{
+    KeyValue, global,
+    metrics::{Counter, Gauge},
+};
 use robata_core::job::Line;
 
 pub(crate) static METRICS: LazyLock<Metrics> = LazyLock::new(Metrics::new);
@@ -16,6 +19,8 @@ pub(crate) struct Metrics {
     leases: Counter<u64>,
     lost: Counter<u64>,
     pruned: Counter<u64>,
+    taken_in: Counter<u64>,
+    accept_waiting: Gauge<u64>,
     errors: Counter<u64>,
 }
 
@@ -33,6 +38,14 @@ impl Metrics {
             leases: counter("robata_leases_expired", "Leases of workers that were judged over"),
             lost: counter("robata_attempts_lost", "Attempts that nobody came for"),
             pruned: counter("robata_pruned", "Ended jobs removed after their retention"),
+            taken_in: counter(
+                "robata_taken_in",
+                "Whole jobs that came by the broker, by what became of them",
+            ),
+            accept_waiting: meter
+                .u64_gauge("robata_accept_waiting")
+                .with_description("Whole jobs in the broker that wait to be taken in, as last seen")
+                .build(),
             errors: counter("robata_scheduler_errors", "Rounds of a loop that failed, by loop"),
         }
     }
@@ -59,6 +72,14 @@ impl Metrics {
 
     pub(crate) fn pruned(&self, count: usize) {
         self.pruned.add(count as u64, &[]);
+    }
+
+    pub(crate) fn taken_in(&self, result: &'static str) {
+        self.taken_in.add(1, &[KeyValue::new("result", result)]);
+    }
+
+    pub(crate) fn accept_waiting(&self, count: u64) {
+        self.accept_waiting.record(count, &[]);
     }
 
     pub(crate) fn error(&self, name: &'static str) {

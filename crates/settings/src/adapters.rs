@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     secrets::SecretsSettings,
-    services::{PostgresSettings, RedisSettings, S3Settings},
+    services::{PostgresSettings, RabbitMqSettings, RedisSettings, S3Settings, SqsSettings},
 };
 
 /// `[store.…]`: the system of record.
@@ -40,6 +40,10 @@ pub enum QueueSettings {
     Memory(MemorySettings),
     /// `[queue.redis]`.
     Redis(RedisSettings),
+    /// `[queue.rabbitmq]`.
+    Rabbitmq(RabbitMqSettings),
+    /// `[queue.sqs]`.
+    Sqs(SqsSettings),
 }
 
 /// `[queue.memory]`: nothing to set.

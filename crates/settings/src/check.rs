@@ -15,11 +15,7 @@ use crate::{
 };
 
 /// Adapters that Robata has, or will have, under each family; this version has the ones that [`Settings`] names.
-const LATER: &[(&str, &[&str])] = &[
-    ("queue", &["rabbitmq", "sqs"]),
-    ("logs", &["gcs", "azure"]),
-    ("executors", &["kubernetes", "ecs"]),
-];
+const LATER: &[(&str, &[&str])] = &[("logs", &["gcs", "azure"]), ("executors", &["kubernetes", "ecs"])];
 
 /// Whether `value` may stand at `key`.
 pub(crate) fn fits(key: &[String], value: &Value) -> Result<(), Box<figment::Error>> {

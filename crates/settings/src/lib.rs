@@ -3,6 +3,7 @@
 mod adapters;
 mod auth;
 mod check;
+mod degraded;
 mod error;
 mod file;
 mod layer;
@@ -21,12 +22,13 @@ pub use adapters::{
     ProcessSettings, QueueSettings, SqliteSettings, StoreSettings,
 };
 pub use auth::{AuthSettings, Secret, TlsSettings};
+pub use degraded::DegradedSettings;
 pub use error::{Errors, Place, Problem};
 pub use listen::Listen;
 pub use load::{Defaults, Flag, Loaded, Sources};
 pub use provenance::Entry;
 pub use secrets::SecretsSettings;
-pub use services::{Eviction, Migrate, PostgresSettings, RedisSettings, S3Settings};
+pub use services::{Eviction, Migrate, PostgresSettings, RabbitMqSettings, RedisSettings, S3Settings, SqsSettings};
 pub use tables::{
     DOCKER_HOST, DataSettings, DefinitionSettings, LimitSettings, SchedulerSettings, ServerSettings, Settings,
 };

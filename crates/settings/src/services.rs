@@ -1,4 +1,5 @@
-//! The tables of services that many daemons share: `[store.postgres]`, `[queue.redis]`, `[logs.s3]`.
+//! The tables of services that many daemons share: `[store.postgres]`, `[queue.redis]`, `[queue.rabbitmq]`,
+//! `[queue.sqs]`, `[logs.s3]`.
 
 use std::path::PathBuf;
 
@@ -72,6 +73,74 @@ pub enum Eviction {
     Warn,
 }
 
+/// `[queue.rabbitmq]`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct RabbitMqSettings {
+    /// The broker, as `amqp://user:password@host:5672/vhost`; `amqps://` for TLS; without a virtual host, `/`. Several
+    /// addresses, separated by commas, are nodes of one cluster.
+    pub url: String,
+    /// A file with certificates, in PEM, by which a broker with TLS is known besides the system's.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ca: Option<PathBuf>,
+    /// A file with our own certificate and those that signed it, in PEM, for a broker that asks for one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub certificate: Option<PathBuf>,
+    /// A file with that certificate's key, in PEM.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub key: Option<PathBuf>,
+}
+
+/// `[queue.sqs]`: Amazon SQS, or what speaks its protocol.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct SqsSettings {
+    /// The region; not set: what `AWS_REGION` says, or the profile, or the machine; else `us-east-1`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub region: Option<String>,
+    /// The service, as `https://sqs.example.com`; not set: what `AWS_ENDPOINT_URL_SQS` says, else Amazon's.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub endpoint: Option<String>,
+    /// The access key's id; not set: the credentials are found as Amazon's own tools find them (`AWS_ACCESS_KEY_ID`…, the
+    /// profile, a web identity, the role of the container, of the machine).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub access_key_id: Option<String>,
+    /// The access key's secret. Best by a file (`ROBATA_QUEUE__SQS__SECRET_ACCESS_KEY_FILE`).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub secret_access_key: Option<Secret>,
+    /// A file with the certificates, in PEM, by which the service is known; not set: the system's.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ca: Option<PathBuf>,
+    /// Whether queues that are missing are made; else they are only looked up.
+    pub create: bool,
+}
+
+impl Default for SqsSettings {
+    fn default() -> Self {
+        Self {
+            region: None,
+            endpoint: None,
+            access_key_id: None,
+            secret_access_key: None,
+            ca: None,
+            create: true,
+        }
+    }
+}
+
+impl SqsSettings {
+    /// The access key, where it is set: its id and its secret.
+    #[must_use]
+    pub fn keys(&self) -> Option<(String, String)> {
+        keys(self.access_key_id.as_ref(), self.secret_access_key.as_ref())
+    }
+}
+
+fn keys(id: Option<&String>, secret: Option<&Secret>) -> Option<(String, String)> {
+    let Secret(secret) = secret?;
+    Some((id?.clone(), secret.clone()))
+}
+
 /// `[logs.s3]`: a bucket of S3, or of what speaks its protocol.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -102,8 +171,6 @@ impl S3Settings {
     /// The access key, where it is set: its id and its secret.
     #[must_use]
     pub fn keys(&self) -> Option<(String, String)> {
-        let id = self.access_key_id.clone()?;
-        let Secret(secret) = self.secret_access_key.clone()?;
-        Some((id, secret))
+        keys(self.access_key_id.as_ref(), self.secret_access_key.as_ref())
     }
 }

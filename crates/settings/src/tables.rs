@@ -16,8 +16,9 @@ use crate::{
         SqliteSettings, StoreSettings,
     },
     auth::{AuthSettings, TlsSettings},
+    degraded::DegradedSettings,
     listen::Listen,
-    services::{PostgresSettings, RedisSettings, S3Settings},
+    services::{PostgresSettings, RabbitMqSettings, RedisSettings, S3Settings, SqsSettings},
     telemetry::TelemetrySettings,
     worker::WorkerSettings,
 };
@@ -48,6 +49,8 @@ pub struct Settings {
     pub worker: WorkerSettings,
     /// `[scheduler]`.
     pub scheduler: SchedulerSettings,
+    /// `[degraded]`.
+    pub degraded: DegradedSettings,
     /// `[telemetry]`.
     pub telemetry: TelemetrySettings,
 }
@@ -153,6 +156,7 @@ impl Default for Settings {
             executors: BTreeMap::new(),
             worker: WorkerSettings::default(),
             scheduler: SchedulerSettings::default(),
+            degraded: DegradedSettings::default(),
             telemetry: TelemetrySettings::default(),
         }
     }
@@ -213,7 +217,12 @@ pub(crate) fn store(kind: &str) -> Option<StoreSettings> {
 
 /// The defaults of a queue of this kind, where it is not the default one.
 pub(crate) fn queue(kind: &str) -> Option<QueueSettings> {
-    (kind == "redis").then(|| QueueSettings::Redis(RedisSettings::default()))
+    match kind {
+        "redis" => Some(QueueSettings::Redis(RedisSettings::default())),
+        "rabbitmq" => Some(QueueSettings::Rabbitmq(RabbitMqSettings::default())),
+        "sqs" => Some(QueueSettings::Sqs(SqsSettings::default())),
+        _ => None,
+    }
 }
 
 /// The defaults of a log store of this kind, where it is not the default one.

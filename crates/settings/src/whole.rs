@@ -21,6 +21,9 @@ pub(crate) fn check(settings: &Settings, entries: &[Entry]) -> Result<(), Errors
     listeners(settings, &mut found);
     access(settings, &mut found);
     services(settings, &mut found);
+    for (key, why) in settings.degraded.mistakes() {
+        found.push((format!("degraded.{key}"), why.to_owned()));
+    }
     logs(settings, &mut found);
     executors(settings, &mut found);
     queues(settings, &mut found);
@@ -97,6 +100,30 @@ fn services(settings: &Settings, found: &mut Found) {
             found.push(("queue.redis.url".to_owned(), message.to_owned()));
         }
     }
+    if let QueueSettings::Rabbitmq(rabbitmq) = &settings.queue {
+        let is_url = |url: &str| {
+            ["amqp://", "amqps://"]
+                .iter()
+                .any(|scheme| url.trim().starts_with(scheme))
+        };
+        if !rabbitmq.url.split(',').all(is_url) {
+            let message = "must be an address as amqp://USER:PASSWORD@HOST:5672/VHOST, or amqps:// for TLS (secret: ROBATA_QUEUE__RABBITMQ__URL_FILE names a file that holds it)";
+            found.push(("queue.rabbitmq.url".to_owned(), message.to_owned()));
+        }
+        for (key, here, other) in [
+            ("certificate", &rabbitmq.certificate, &rabbitmq.key),
+            ("key", &rabbitmq.key, &rabbitmq.certificate),
+        ] {
+            if here.is_some() && other.is_none() {
+                let message = "certificate and key go together, or neither";
+                found.push((format!("queue.rabbitmq.{key}"), message.to_owned()));
+            }
+        }
+    }
+    if let QueueSettings::Sqs(sqs) = &settings.queue {
+        let keys = (sqs.access_key_id.is_some(), sqs.secret_access_key.is_some());
+        of_amazon("queue.sqs", sqs.endpoint.as_deref(), keys, found);
+    }
 }
 
 fn logs(settings: &Settings, found: &mut Found) {
@@ -105,31 +132,24 @@ fn logs(settings: &Settings, found: &mut Found) {
         let message = "must name a bucket, which must be there";
         found.push(("logs.s3.bucket".to_owned(), message.to_owned()));
     }
-    if let Some(endpoint) = &s3.endpoint
-        && !["http://", "https://"]
-            .iter()
-            .any(|scheme| endpoint.starts_with(scheme))
-    {
+    let keys = (s3.access_key_id.is_some(), s3.secret_access_key.is_some());
+    of_amazon("logs.s3", s3.endpoint.as_deref(), keys, found);
+}
+
+/// What services of Amazon have in common: an address in place of Amazon's, and the halves of an access key.
+fn of_amazon(table: &str, endpoint: Option<&str>, keys: (bool, bool), found: &mut Found) {
+    let is_url = |url: &str| ["http://", "https://"].iter().any(|scheme| url.starts_with(scheme));
+    if endpoint.is_some_and(|endpoint| !is_url(endpoint)) {
         let message = "must be an address as https://HOST:PORT";
-        found.push(("logs.s3.endpoint".to_owned(), message.to_owned()));
+        found.push((format!("{table}.endpoint"), message.to_owned()));
     }
-    for (key, set, other) in [
-        (
-            "access_key_id",
-            s3.access_key_id.is_some(),
-            s3.secret_access_key.is_some(),
-        ),
-        (
-            "secret_access_key",
-            s3.secret_access_key.is_some(),
-            s3.access_key_id.is_some(),
-        ),
-    ] {
-        if !set && other {
-            let message = "must be set where the other half of the access key is";
-            found.push((format!("logs.s3.{key}"), message.to_owned()));
-        }
-    }
+    let missing = match keys {
+        (false, true) => "access_key_id",
+        (true, false) => "secret_access_key",
+        _ => return,
+    };
+    let message = "must be set where the other half of the access key is";
+    found.push((format!("{table}.{missing}"), message.to_owned()));
 }
 
 fn executors(settings: &Settings, found: &mut Found) {

@@ -140,9 +140,9 @@ fn broken_toml_is_shown_with_line_and_caret() {
 
 #[test]
 fn an_adapter_of_a_later_version_says_so() {
-    let told = told("[queue.sqs]\nurl = \"x\"\n", &[]);
-    assert!(told.contains("`sqs` is not available in this version"), "{told}");
-    assert!(told.contains("which has memory, redis"), "{told}");
+    let told = told("[logs.gcs]\nbucket = \"x\"\n", &[]);
+    assert!(told.contains("`gcs` is not available in this version"), "{told}");
+    assert!(told.contains("which has folder, s3"), "{told}");
 }
 
 #[test]

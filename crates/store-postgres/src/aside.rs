@@ -1,6 +1,9 @@
 //! Messages that could not be taken in, kept with their reasons for people to look at.
 
-use robata_core::store::{SetAside, SetAsideRecord};
+use robata_core::{
+    job::Line,
+    store::{SetAside, SetAsideRecord},
+};
 
 use crate::{
     error::Result,
@@ -10,7 +13,8 @@ use crate::{
 
 /// A page has at most so many.
 const MAX_PAGE: usize = 500;
-/// The newest so many are kept: whoever writes nonsense into a broker must not fill the disk.
+/// The newest so many are kept: whoever writes nonsense into a broker must not fill the disk. Of what came by `accept`, where
+/// masters alone write, all is kept: somebody was told that it is accepted.
 const KEPT: i64 = 10_000;
 
 pub(crate) async fn keep(tx: &mut Tx, messages: &[SetAside]) -> Result<()> {
@@ -30,8 +34,9 @@ pub(crate) async fn keep(tx: &mut Tx, messages: &[SetAside]) -> Result<()> {
     .bind(attributes)
     .execute(tx.conn())
     .await?;
-    q("DELETE FROM robata.set_aside WHERE seq <= (SELECT max(seq) FROM robata.set_aside) - $1")
+    q("DELETE FROM robata.set_aside WHERE seq <= (SELECT max(seq) FROM robata.set_aside) - $1 AND source <> $2")
         .bind(KEPT)
+        .bind(Line::accept().to_string())
         .execute(tx.conn())
         .await?;
     Ok(())

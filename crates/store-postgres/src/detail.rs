@@ -4,7 +4,7 @@ use robata_core::{AttemptId, ErrorKind, JobId, attempt::AttemptRecord, job::JobD
 use sqlx::postgres::PgRow;
 
 use crate::{
-    attempt_row,
+    accept, attempt_row,
     claim::payload,
     error::{Result, refused},
     job_row::{self, job_columns, job_joins},
@@ -13,7 +13,19 @@ use crate::{
     waiting,
 };
 
+/// A job; of an alias its first one.
 pub(crate) async fn job(tx: &mut Tx, id: &JobId) -> Result<JobDetail> {
+    let found = match own(tx, id).await? {
+        Some(job) => Some(job),
+        None => match accept::first_of(tx, *id).await? {
+            Some(first) => own(tx, &first).await?,
+            None => None,
+        },
+    };
+    found.ok_or_else(|| refused(ErrorKind::NotFound, "store.job", format!("there is no job {id}")))
+}
+
+async fn own(tx: &mut Tx, id: &JobId) -> Result<Option<JobDetail>> {
     let row = q(concat!(
         "SELECT ",
         job_columns!(),
@@ -23,8 +35,8 @@ pub(crate) async fn job(tx: &mut Tx, id: &JobId) -> Result<JobDetail> {
     ))
     .bind(id.uuid())
     .fetch_optional(tx.conn())
-    .await?
-    .ok_or_else(|| refused(ErrorKind::NotFound, "store.job", format!("there is no job {id}")))?;
+    .await?;
+    let Some(row) = row else { return Ok(None) };
     let payload = payload(&row)?;
     let attempts = q("SELECT * FROM robata.attempts WHERE job_id = $1 ORDER BY number")
         .bind(id.uuid())
@@ -32,7 +44,7 @@ pub(crate) async fn job(tx: &mut Tx, id: &JobId) -> Result<JobDetail> {
         .await?;
     let attempts = attempts.iter().map(attempt_row::record).collect::<Result<_>>()?;
     let job = waiting::tell(tx, job_row::read(&row)?).await?;
-    Ok(JobDetail { job, payload, attempts })
+    Ok(Some(JobDetail { job, payload, attempts }))
 }
 
 pub(crate) async fn attempt(tx: &mut Tx, id: &AttemptId) -> Result<AttemptRecord> {

@@ -11,6 +11,7 @@ use robata_core::{
 use sqlx::postgres::PgRow;
 
 use crate::{
+    accept,
     error::Result,
     sql::{Read as _, limit, q},
     tx::Tx,
@@ -69,6 +70,7 @@ pub(crate) async fn run(tx: &mut Tx, max: &usize) -> Result<Pruned> {
     .execute(tx.conn())
     .await?;
     pruned.logs = logs_to_remove(tx, max).await?;
+    accept::prune(tx, max).await?;
     prune_audit(tx, max).await?;
     prune_tokens(tx).await?;
     Ok(pruned)
@@ -169,6 +171,7 @@ async fn prune_jobs(
     if seqs.is_empty() {
         return Ok(0);
     }
+    accept::bury(tx, &seqs).await?;
     for text in [
         "INSERT INTO robata.logs_to_remove (job_id, number)
          SELECT a.job_id, a.number FROM robata.jobs j JOIN robata.attempts a ON a.job_id = j.id

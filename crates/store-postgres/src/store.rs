@@ -6,7 +6,8 @@ use async_trait::async_trait;
 use futures::stream::{self, BoxStream, StreamExt as _};
 use robata_core::{
     AppName, AttemptId, Epoch, Error, ErrorKind, ExecutorName, IncarnationId, InstallationId, JobId, QueueName, Result,
-    TokenName,
+    Timestamp, TokenName,
+    accept::{AcceptStore, TakenIn, WholeJob},
     access::{AuditRecord, ListAudit, NewToken, Token, Tokens},
     attempt::{AttemptRecord, AttemptWrite, Claim, Claimed, HeldAttempt, Knowledge, Written},
     definition::{Catalog, CatalogWrite},
@@ -23,7 +24,7 @@ use sqlx::PgPool;
 use tokio::sync::broadcast::error::RecvError;
 
 use crate::{
-    access, act, adopt, aside, catalog, claim,
+    accept, access, act, adopt, aside, catalog, claim,
     config::PostgresConfig,
     db::{How, Work},
     detail, due, lease, list, lost, next,
@@ -300,6 +301,37 @@ impl AccessStore for PostgresStore {
 
     async fn audit(&self, request: ListAudit) -> Result<Vec<AuditRecord>> {
         run!(self, How::read("store.audit"), request, access::audit)
+    }
+}
+
+#[async_trait]
+impl AcceptStore for PostgresStore {
+    async fn take_in(&self, jobs: Vec<WholeJob>) -> Result<Vec<Result<TakenIn>>> {
+        if jobs.is_empty() {
+            return Ok(Vec::new());
+        }
+        run!(self, How::again("store.take_in").lines(), jobs, accept::take_in)
+    }
+
+    async fn note_outage(&self, since: Timestamp) -> Result<()> {
+        run!(self, How::again("store.note_outage"), since, accept::note_outage)
+    }
+
+    async fn outages(&self) -> Result<Vec<i64>> {
+        run!(self, How::read("store.outages"), (), accept::outages)
+    }
+
+    async fn outages_over(&self, outages: &[i64]) -> Result<()> {
+        run!(
+            self,
+            How::again("store.outages_over"),
+            outages.to_vec(),
+            accept::outages_over
+        )
+    }
+
+    async fn may_come(&self, id: JobId) -> Result<bool> {
+        run!(self, How::read("store.may_come"), id, accept::may_come)
     }
 }
 

@@ -10,6 +10,7 @@ use robata_core::{
 };
 
 use crate::{
+    accept,
     error::{Result, refused},
     job_row::{self, job_attempt, job_columns},
     save,
@@ -66,7 +67,19 @@ async fn acted(tx: &mut Tx, mut row: JobRow, changed: bool, deed: fn(&JobRow) ->
     Ok(Acted { job, changed })
 }
 
+/// The job; of an alias its first one.
 async fn find(tx: &mut Tx, id: JobId, operation: &'static str) -> Result<JobRow> {
+    let found = match read(tx, id).await? {
+        Some(row) => Some(row),
+        None => match accept::first_of(&mut tx.conn, id).await? {
+            Some(first) => read(tx, first).await?,
+            None => None,
+        },
+    };
+    found.ok_or_else(|| refused(ErrorKind::NotFound, operation, format!("there is no job {id}")))
+}
+
+async fn read(tx: &mut Tx, id: JobId) -> Result<Option<JobRow>> {
     let row = sqlx::query(concat!(
         "SELECT ",
         job_columns!(),
@@ -76,7 +89,6 @@ async fn find(tx: &mut Tx, id: JobId, operation: &'static str) -> Result<JobRow>
     ))
     .bind(&id.as_bytes()[..])
     .fetch_optional(&mut tx.conn)
-    .await?
-    .ok_or_else(|| refused(ErrorKind::NotFound, operation, format!("there is no job {id}")))?;
-    job_row::read(&row)
+    .await?;
+    row.as_ref().map(job_row::read).transpose()
 }

@@ -4,7 +4,7 @@ use robata_core::{AttemptId, ErrorKind, JobId, attempt::AttemptRecord, job::JobD
 use sqlx::SqliteConnection;
 
 use crate::{
-    attempt_row,
+    accept, attempt_row,
     claim::payload,
     error::{Result, refused},
     job_row::{self, job_attempt, job_columns},
@@ -13,7 +13,19 @@ use crate::{
     waiting,
 };
 
+/// A job; of an alias its first one.
 pub(crate) async fn job(conn: &mut SqliteConnection, shared: &Shared, id: JobId) -> Result<JobDetail> {
+    let found = match own(conn, shared, id).await? {
+        Some(job) => Some(job),
+        None => match accept::first_of(conn, id).await? {
+            Some(first) => own(conn, shared, first).await?,
+            None => None,
+        },
+    };
+    found.ok_or_else(|| refused(ErrorKind::NotFound, "store.job", format!("there is no job {id}")))
+}
+
+async fn own(conn: &mut SqliteConnection, shared: &Shared, id: JobId) -> Result<Option<JobDetail>> {
     let row = sqlx::query(concat!(
         "SELECT ",
         job_columns!(),
@@ -23,8 +35,8 @@ pub(crate) async fn job(conn: &mut SqliteConnection, shared: &Shared, id: JobId)
     ))
     .bind(&id.as_bytes()[..])
     .fetch_optional(&mut *conn)
-    .await?
-    .ok_or_else(|| refused(ErrorKind::NotFound, "store.job", format!("there is no job {id}")))?;
+    .await?;
+    let Some(row) = row else { return Ok(None) };
     let payload = payload(&row)?;
     let attempts = sqlx::query("SELECT * FROM attempts WHERE job_id = ? ORDER BY number")
         .bind(&id.as_bytes()[..])
@@ -32,7 +44,7 @@ pub(crate) async fn job(conn: &mut SqliteConnection, shared: &Shared, id: JobId)
         .await?;
     let attempts = attempts.iter().map(attempt_row::record).collect::<Result<_>>()?;
     let job = waiting::tell(conn, shared, job_row::read(&row)?).await?;
-    Ok(JobDetail { job, payload, attempts })
+    Ok(Some(JobDetail { job, payload, attempts }))
 }
 
 pub(crate) async fn attempt(conn: &mut SqliteConnection, id: AttemptId) -> Result<AttemptRecord> {

@@ -4,7 +4,7 @@ use std::collections::{BTreeSet, HashMap, HashSet};
 
 use robata_core::{
     Error, ErrorKind, ExecutorName, JobId, JobState, Timestamp,
-    job::{Enqueued, JobRecord, NewJob},
+    job::{Enqueue, Enqueued, JobRecord, NewJob},
     row::{Deed, JobRow, number},
     store::Hint,
 };
@@ -53,13 +53,21 @@ pub(crate) async fn run(tx: &mut Tx, enqueues: Vec<&mut Enqueueing>) -> Result<(
     if enqueues.is_empty() {
         return Ok(());
     }
-    let stored_keys = find_keys(tx, &enqueues).await?;
-    let stored_ids = find_ids(tx, &enqueues).await?;
-    let mut enqueues = enqueues;
-    let mut group = Group::default();
-    let mut fates = Vec::with_capacity(enqueues.len());
     let requests: Vec<_> = enqueues.iter().map(|enqueue| &enqueue.request).collect();
-    for request in &requests {
+    let results = all(tx, &requests).await?;
+    for (enqueue, results) in enqueues.into_iter().zip(results) {
+        enqueue.results = results;
+    }
+    Ok(())
+}
+
+/// Enqueues these; answers for each request what became of its jobs.
+pub(crate) async fn all(tx: &mut Tx, requests: &[&Enqueue]) -> Result<Vec<Vec<Result<Enqueued, Error>>>> {
+    let stored_keys = find_keys(tx, requests).await?;
+    let stored_ids = find_ids(tx, requests).await?;
+    let mut group = Group::default();
+    let mut fates = Vec::with_capacity(requests.len());
+    for request in requests {
         let before = (group.new.len(), tx.next_seq);
         let mut own_keys = HashSet::new();
         let mut own_ids = HashSet::new();
@@ -115,10 +123,7 @@ pub(crate) async fn run(tx: &mut Tx, enqueues: Vec<&mut Enqueueing>) -> Result<(
         });
         results.push(own.collect());
     }
-    for (enqueue, results) in enqueues.iter_mut().zip(results) {
-        enqueue.results = results;
-    }
-    Ok(())
+    Ok(results)
 }
 
 fn decide<'a>(
@@ -178,10 +183,10 @@ pub(crate) fn key_reused(key: &str, operation: &'static str) -> Error {
     Error::new(ErrorKind::KeyReused, operation, message)
 }
 
-async fn find_keys(tx: &mut Tx, enqueues: &[&mut Enqueueing]) -> Result<HashMap<(String, String), Known>> {
-    let keys: Vec<(&str, &str)> = enqueues
+async fn find_keys(tx: &mut Tx, requests: &[&Enqueue]) -> Result<HashMap<(String, String), Known>> {
+    let keys: Vec<(&str, &str)> = requests
         .iter()
-        .flat_map(|enqueue| &enqueue.request.jobs)
+        .flat_map(|request| &request.jobs)
         .filter_map(|job| Some((job.app.as_str(), job.key.as_ref()?.key.as_str())))
         .collect();
     let mut found = HashMap::new();
@@ -207,8 +212,8 @@ async fn find_keys(tx: &mut Tx, enqueues: &[&mut Enqueueing]) -> Result<HashMap<
     Ok(found)
 }
 
-async fn find_ids(tx: &mut Tx, enqueues: &[&mut Enqueueing]) -> Result<HashMap<JobId, i64>> {
-    let jobs = enqueues.iter().flat_map(|enqueue| &enqueue.request.jobs);
+async fn find_ids(tx: &mut Tx, requests: &[&Enqueue]) -> Result<HashMap<JobId, i64>> {
+    let jobs = requests.iter().flat_map(|request| &request.jobs);
     let rows = sqlx::query("SELECT j.id, j.seq FROM json_each(?) v CROSS JOIN jobs j ON j.id = unhex(v.value)")
         .bind(hex_ids(jobs.map(|job| job.id.as_bytes())))
         .fetch_all(&mut tx.conn)

@@ -11,6 +11,7 @@ use robata_core::{
 use sqlx::{AssertSqlSafe, Row as _, SqliteConnection, sqlite::SqliteRow};
 
 use crate::{
+    accept,
     error::Result,
     hold::attempts_json,
     shared::Shared,
@@ -68,6 +69,7 @@ pub(crate) async fn run(tx: &mut Tx, max: &usize) -> Result<Pruned> {
     .execute(&mut tx.conn)
     .await?;
     pruned.logs = logs_to_remove(tx, *max).await?;
+    accept::prune(tx, *max).await?;
     prune_audit(tx, *max).await?;
     prune_tokens(tx).await?;
     give_back(tx).await?;
@@ -182,6 +184,7 @@ async fn prune_jobs(tx: &mut Tx, app: &AppName, state: i16, kept: Duration, keye
         return Ok(0);
     }
     let seqs_json = numbers(seqs.iter().copied());
+    accept::bury(tx, &seqs_json).await?;
     for text in [
         "INSERT OR IGNORE INTO logs_to_remove (job_id, number)
          SELECT a.job_id, a.number FROM json_each(?) v CROSS JOIN jobs j ON j.seq = v.value

@@ -9,7 +9,8 @@ use futures::{
 };
 use robata_core::{
     AppName, AttemptId, Epoch, Error, ErrorKind, ExecutorName, IncarnationId, InstallationId, JobId, QueueName, Result,
-    TokenName,
+    Timestamp, TokenName,
+    accept::{AcceptStore, TakenIn, WholeJob},
     access::{AuditRecord, ListAudit, NewToken, Token, Tokens},
     attempt::{AttemptRecord, AttemptWrite, Claim, Claimed, HeldAttempt, Knowledge, Written},
     definition::{Catalog, CatalogWrite},
@@ -26,7 +27,7 @@ use sqlx::{Sqlite, Transaction, pool::PoolConnection};
 use tokio::sync::broadcast::error::RecvError;
 
 use crate::{
-    access, act, aside, catalog, claim,
+    accept, access, act, aside, catalog, claim,
     config::SqliteConfig,
     detail, due,
     error::Fault,
@@ -413,6 +414,47 @@ impl AccessStore for SqliteStore {
     async fn audit(&self, request: ListAudit) -> Result<Vec<AuditRecord>> {
         let mut reader = self.reader("store.audit").await?;
         told("store.audit", access::audit(&mut reader, &request).await)
+    }
+}
+
+#[async_trait]
+impl AcceptStore for SqliteStore {
+    async fn take_in(&self, jobs: Vec<WholeJob>) -> Result<Vec<Result<TakenIn>>> {
+        let writer = &self.opened.writer;
+        writer
+            .run("store.take_in", jobs, |tx, jobs| Box::pin(accept::take_in(tx, jobs)))
+            .await
+    }
+
+    async fn note_outage(&self, since: Timestamp) -> Result<()> {
+        let writer = &self.opened.writer;
+        writer
+            .run("store.note_outage", since, |tx, since| {
+                Box::pin(accept::note_outage(tx, since))
+            })
+            .await
+    }
+
+    async fn outages(&self) -> Result<Vec<i64>> {
+        let mut reader = self.engine("store.outages").await?;
+        told("store.outages", accept::outages(&mut reader).await)
+    }
+
+    async fn outages_over(&self, outages: &[i64]) -> Result<()> {
+        let writer = &self.opened.writer;
+        writer
+            .run("store.outages_over", outages.to_vec(), |tx, outages| {
+                Box::pin(accept::outages_over(tx, outages))
+            })
+            .await
+    }
+
+    async fn may_come(&self, id: JobId) -> Result<bool> {
+        let mut reader = self.reader("store.may_come").await?;
+        told(
+            "store.may_come",
+            accept::may_come(&mut reader, &self.opened.shared, id).await,
+        )
     }
 }
 

@@ -47,8 +47,13 @@ pub fn log(form: LogForm, filter: &str) {
 }
 
 /// Below `info` the client of Docker's API prints requests and answers whole, and with them what is never logged: payloads,
-/// environments, secrets, output. No filter brings that out.
+/// environments, secrets, output. The client of RabbitMQ prints messages that come back, as a warning; whatever else it has to
+/// say it answers to its caller. Amazon's SDK prints requests below `info`, too. No filter brings that out.
 fn may_be_told(line: &Metadata<'_>) -> bool {
-    let of_bollard = line.target().split("::").next() == Some("bollard");
-    !of_bollard || *line.level() <= Level::INFO
+    match line.target().split("::").next() {
+        Some("bollard") => *line.level() <= Level::INFO,
+        Some("lapin") => false,
+        Some(target) if target.starts_with("aws_") => *line.level() <= Level::INFO,
+        _ => true,
+    }
 }

@@ -7,7 +7,8 @@ use async_trait::async_trait;
 use futures::stream::BoxStream;
 use robata_core::{
     AppName, AttemptId, ClaimId, Epoch, ExecutorName, IncarnationId, InstallationId, JobId, QueueName, Result,
-    TokenName,
+    Timestamp, TokenName,
+    accept::{AcceptStore, TakenIn, WholeJob},
     access::{AuditRecord, ListAudit, NewToken, Token, Tokens},
     attempt::{AttemptChange, AttemptRecord, AttemptWrite, Claim, Claimed, HeldAttempt, Knowledge, Written},
     definition::{Catalog, CatalogWrite},
@@ -215,6 +216,29 @@ impl AccessStore for FaultyStore {
     }
     async fn audit(&self, request: ListAudit) -> Result<Vec<AuditRecord>> {
         self.faults.around("store.audit", self.store.audit(request)).await
+    }
+}
+
+#[async_trait]
+impl AcceptStore for FaultyStore {
+    async fn take_in(&self, jobs: Vec<WholeJob>) -> Result<Vec<Result<TakenIn>>> {
+        self.faults.around("store.take_in", self.store.take_in(jobs)).await
+    }
+    async fn note_outage(&self, since: Timestamp) -> Result<()> {
+        self.faults
+            .around("store.note_outage", self.store.note_outage(since))
+            .await
+    }
+    async fn outages(&self) -> Result<Vec<i64>> {
+        self.faults.around("store.outages", self.store.outages()).await
+    }
+    async fn outages_over(&self, outages: &[i64]) -> Result<()> {
+        self.faults
+            .around("store.outages_over", self.store.outages_over(outages))
+            .await
+    }
+    async fn may_come(&self, id: JobId) -> Result<bool> {
+        self.faults.around("store.may_come", self.store.may_come(id)).await
     }
 }
 

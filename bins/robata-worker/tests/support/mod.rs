@@ -7,6 +7,7 @@ pub(crate) mod daemon;
 pub(crate) mod proxy;
 pub(crate) mod rig;
 mod site;
+pub(crate) mod stack;
 
 use std::time::{Duration, Instant};
 

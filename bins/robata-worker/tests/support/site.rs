@@ -54,6 +54,38 @@ impl Site {
         Self::with(redis, Some(postgres)).await
     }
 
+    /// Over the RabbitMQ that the runner started.
+    pub(crate) async fn over_rabbitmq() -> Self {
+        let site = Self::with("redis://nowhere", None).await;
+        let settings = fs::read_to_string(site.config()).unwrap();
+        let rabbitmq = format!("[queue.rabbitmq]\nurl = \"{}\"", service("ROBATA_TEST_RABBITMQ_URL"));
+        let settings = settings.replace("[queue.redis]\nurl = \"redis://nowhere\"", &rabbitmq);
+        fs::write(site.config(), settings).unwrap();
+        site
+    }
+
+    /// Over the SQS that the runner started.
+    pub(crate) async fn over_sqs() -> Self {
+        let site = Self::with("redis://nowhere", None).await;
+        let settings = fs::read_to_string(site.config()).unwrap();
+        let endpoint = service("ROBATA_TEST_SQS_URL");
+        let sqs = format!(
+            "[queue.sqs]\nregion = \"us-east-1\"\nendpoint = \"{endpoint}\"\naccess_key_id = \"test\"\nsecret_access_key = \"test\""
+        );
+        let settings = settings.replace("[queue.redis]\nurl = \"redis://nowhere\"", &sqs);
+        fs::write(site.config(), settings).unwrap();
+        site
+    }
+
+    /// Over the database at this address (without its name), and the queue that this table of settings names.
+    pub(crate) async fn over_queue(table: &str, postgres: &str) -> Self {
+        let site = Self::with("redis://nowhere", Some(postgres)).await;
+        let settings = fs::read_to_string(site.config()).unwrap();
+        let settings = settings.replace("[queue.redis]\nurl = \"redis://nowhere\"", table);
+        fs::write(site.config(), settings).unwrap();
+        site
+    }
+
     async fn with(redis: &str, through: Option<&str>) -> Self {
         let server = service("ROBATA_TEST_POSTGRES_URL");
         let database = format!("daemons_{}", uuid::Uuid::now_v7().simple());

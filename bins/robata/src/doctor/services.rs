@@ -1,10 +1,11 @@
-//! Whether PostgreSQL, Redis and the bucket of logs answer, and suit.
+//! Whether PostgreSQL, Redis, RabbitMQ, SQS and the bucket of logs answer, and suit.
 
 use std::time::Duration;
 
 use robata_adapters::probe::{self, Broker, Database};
 use robata_settings::{
-    Eviction, LogSettings, Migrate, PostgresSettings, QueueSettings, RedisSettings, Settings, StoreSettings,
+    Eviction, LogSettings, Migrate, PostgresSettings, QueueSettings, RabbitMqSettings, RedisSettings, Settings,
+    SqsSettings, StoreSettings,
 };
 
 use super::Check;
@@ -12,11 +13,14 @@ use crate::clock;
 
 /// A service that answers at all does so within this time.
 const ANSWERS_WITHIN: Duration = Duration::from_secs(5);
+/// Of SQS much is asked in turn, and credentials are looked for at several places before.
+const SQS_WITHIN: Duration = Duration::from_secs(20);
 /// Clocks further apart than this are told: people compare the store's times with those of this machine.
 const APART: Duration = Duration::from_secs(2);
 const STORE: &str = "store";
 const QUEUE: &str = "queue";
 const LOGS: &str = "logs";
+const REDRIVE: &str = "queue, redrive policies";
 
 pub(super) async fn check(settings: &Settings) -> Vec<Check> {
     let mut checks = Vec::new();
@@ -25,6 +29,12 @@ pub(super) async fn check(settings: &Settings) -> Vec<Check> {
     }
     if let QueueSettings::Redis(redis) = &settings.queue {
         checks.extend(broker(redis).await);
+    }
+    if let QueueSettings::Rabbitmq(rabbitmq) = &settings.queue {
+        checks.extend(self::rabbitmq(rabbitmq).await);
+    }
+    if let QueueSettings::Sqs(sqs) = &settings.queue {
+        checks.extend(self::sqs(sqs).await);
     }
     if let LogSettings::S3(s3) = &settings.logs {
         checks.push(bucket(settings, &s3.bucket).await);
@@ -126,6 +136,86 @@ async fn broker(redis: &RedisSettings) -> Vec<Check> {
         format!("Redis: {why}"),
         "see queue.redis.url (`robata config`); Redis 6.2 or later, or Valkey",
     )]
+}
+
+async fn rabbitmq(rabbitmq: &RabbitMqSettings) -> Vec<Check> {
+    let asked = tokio::time::timeout(ANSWERS_WITHIN, probe::rabbitmq(rabbitmq)).await;
+    let why = match asked {
+        Ok(Ok(version)) => {
+            return vec![
+                Check::ok(
+                    QUEUE,
+                    format!("RabbitMQ {version} answers, and takes quorum queues and streams"),
+                ),
+                Check::ok("queue, durability", "what was published survives its restart"),
+                Check::ok(
+                    "queue, whole jobs",
+                    "it is durable enough to take whole jobs while the store is down",
+                ),
+            ];
+        }
+        Ok(Err(error)) => error.full(),
+        Err(_elapsed) => format!("no answer within {} s", ANSWERS_WITHIN.as_secs()),
+    };
+    vec![Check::fail(
+        QUEUE,
+        format!("RabbitMQ: {why}"),
+        "see queue.rabbitmq.url (`robata config`); RabbitMQ 3.10 or later; what the user must be permitted stands in crates/queue-rabbitmq/README.md",
+    )]
+}
+
+async fn sqs(sqs: &SqsSettings) -> Vec<Check> {
+    let asked = tokio::time::timeout(SQS_WITHIN, probe::sqs(sqs)).await;
+    let found = match asked {
+        Ok(Ok(found)) => found,
+        failed => {
+            let why = match failed {
+                Ok(answer) => answer.err().map(|error| error.full()).unwrap_or_default(),
+                Err(_elapsed) => format!("no answer within {} s", SQS_WITHIN.as_secs()),
+            };
+            return vec![Check::fail(
+                QUEUE,
+                format!("SQS: {why}"),
+                "see queue.sqs (`robata config`); what the access key must be allowed stands in crates/queue-sqs/README.md",
+            )];
+        }
+    };
+    let tried = if sqs.create {
+        "a queue was made, used and deleted"
+    } else {
+        "queues are only looked up (queue.sqs.create = false): nothing was tried on one"
+    };
+    let mut checks = vec![
+        Check::ok(QUEUE, format!("SQS in {} answers; {tried}", found.region)),
+        Check::ok(
+            "queue, durability",
+            "SQS keeps messages 14 days at most; references that are gone by then are published again",
+        ),
+        Check::ok(
+            "queue, whole jobs",
+            "it takes whole jobs while the store is down, which must be back within 14 days",
+        ),
+    ];
+    checks.push(match (found.looked_at, found.redriven.as_slice()) {
+        (None, _) => Check::warn(
+            REDRIVE,
+            "queues may not be listed: whether one has a redrive policy is seen only when it is used",
+            "allow sqs:ListQueues",
+        ),
+        (Some(count), []) => Check::ok(
+            REDRIVE,
+            format!("none of {count} queues named robata-… puts messages aside"),
+        ),
+        (Some(_), queues) => Check::fail(
+            REDRIVE,
+            format!(
+                "{} would put jobs aside, and no daemon uses such a queue",
+                queues.join(", ")
+            ),
+            "take the redrive policy away: Robata itself decides what is tried again",
+        ),
+    });
+    checks
 }
 
 fn suits(redis: &RedisSettings, found: &Broker) -> Vec<Check> {

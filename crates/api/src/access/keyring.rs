@@ -4,7 +4,10 @@
 use std::{
     collections::HashMap,
     fmt,
-    sync::{Arc, OnceLock, PoisonError, RwLock},
+    sync::{
+        Arc, OnceLock, PoisonError, RwLock,
+        atomic::{AtomicBool, Ordering},
+    },
     time::Duration,
 };
 
@@ -48,6 +51,8 @@ struct Memory {
     known: RwLock<Option<Arc<Known>>>,
     /// When the store was last asked, whatever it said; one asks at a time.
     asked: Mutex<Option<Instant>>,
+    /// Whether it did not tell them then.
+    failing: AtomicBool,
 }
 
 struct Known {
@@ -65,6 +70,7 @@ impl Keyring {
                 store,
                 known: RwLock::default(),
                 asked: Mutex::default(),
+                failing: AtomicBool::new(false),
             }),
             admin,
             listener: OnceLock::new(),
@@ -89,7 +95,16 @@ impl Keyring {
             (Err(_), _) if self.memory.known().is_none() => self.memory.look_from_now_on().await,
             (Err(_), _) => return found,
         }
-        self.remembered(shown)
+        match (self.remembered(shown), shown) {
+            // It may have been made since the tokens were read last: nobody can tell now.
+            (Err(refused), Shown::Token(_))
+                if refused.status() == 401 && self.memory.failing.load(Ordering::Relaxed) =>
+            {
+                let detail = "the tokens cannot be read now, and this one is not among those that are remembered";
+                Err(Refused::unavailable(detail, LOOK_AGAIN))
+            }
+            (found, _) => found,
+        }
     }
 
     /// Who shows this, as far as is remembered.
@@ -123,7 +138,7 @@ impl Keyring {
     }
 
     /// Starts the listener to hints, once; at the first request, where a runtime is certain.
-    fn listen(&self) {
+    pub(crate) fn listen(&self) {
         self.listener
             .get_or_init(|| AbortOnDropHandle::new(tokio::spawn(listen(Arc::clone(&self.memory)))));
     }
@@ -185,7 +200,9 @@ impl Memory {
         // What was true when the question went out counts from then on: a token expires rather a moment too soon.
         let begun = Instant::now();
         *asked = Some(begun);
-        match timeout(READ_WITHIN, self.store.tokens()).await {
+        let told = timeout(READ_WITHIN, self.store.tokens()).await;
+        self.failing.store(!matches!(told, Ok(Ok(_))), Ordering::Relaxed);
+        match told {
             Ok(Ok(tokens)) => {
                 let new = Arc::new(Known::new(tokens, begun));
                 *self.known.write().unwrap_or_else(PoisonError::into_inner) = Some(new);

@@ -6,7 +6,6 @@ use robata_core::{
     AppName, JobId, QueueName,
     definition::{Catalog, Document, Problem},
     job::JobDetail,
-    store::Store,
 };
 
 use super::identity::Identity;
@@ -100,20 +99,20 @@ impl Identity {
     }
 
     /// A job that it sees, or that there is none of this id.
-    pub(crate) async fn job(&self, store: &dyn Store, id: JobId) -> Result<JobDetail> {
-        match store.job(id).await {
+    pub(crate) async fn job(&self, shared: &Shared, id: JobId) -> Result<JobDetail> {
+        shared.can_look(id)?;
+        match shared.store.job(id).await {
             Ok(detail) if self.sees(&detail.job.app) => Ok(detail),
             Ok(_) => Err(unknown_job(id)),
-            Err(error) if error.kind() == robata_core::ErrorKind::NotFound => Err(unknown_job(id)),
-            Err(error) => Err(error.into()),
+            Err(error) => Err(shared.missing(error, id).await),
         }
     }
 
     /// Refuses a job that it does not see, before anything is done to it. A job's app never changes.
-    pub(crate) async fn check_job(&self, store: &dyn Store, id: JobId) -> Result<()> {
+    pub(crate) async fn check_job(&self, shared: &Shared, id: JobId) -> Result<()> {
         match &self.app {
-            None => Ok(()),
-            Some(_) => self.job(store, id).await.map(drop),
+            None => shared.can_look(id),
+            Some(_) => self.job(shared, id).await.map(drop),
         }
     }
 }

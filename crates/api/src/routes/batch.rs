@@ -8,6 +8,7 @@ use axum::{
     response::{IntoResponse, Response},
 };
 use bytes::Bytes;
+use futures::future::join_all;
 use robata_api_types::{BatchAnswer, BatchItem, BatchRequest, Place, Problem};
 use robata_core::{
     AppName, ErrorKind,
@@ -19,12 +20,13 @@ use serde_json::value::RawValue;
 use tokio::task::spawn_blocking;
 
 use super::{
-    jobs::{count, first_jobs},
+    jobs::{Taken, accept, count, first_jobs},
     ok,
 };
 use crate::{
     access::Identity,
     body::{JsonBody, ManyJobs, parse},
+    degraded::Unanswered,
     enqueue::{self, traceparent},
     refused::{Refused, Result, internal},
     shared::Shared,
@@ -89,7 +91,8 @@ fn items(list: &RawValue, most: usize) -> Result<Vec<&RawValue>> {
     }
 }
 
-/// Enqueues many jobs in one commit.
+/// Enqueues many jobs in one commit. While the store does not serve each goes by itself into the broker, and its `status` is
+/// 202; an atomic batch is refused then.
 #[utoipa::path(
     operation_id = "enqueue_batch",
     post, path = "/api/v1/jobs/batch", tag = "jobs", request_body = BatchRequest,
@@ -122,8 +125,8 @@ pub(super) async fn batch(
             Ok((raw.atomic, items, reader))
         })
         .await?;
-    let items = reader.look_again(items).await?;
-    let results = store_batch(&shared, items, atomic).await?;
+    let (who, items) = reader.look_again(items).await?;
+    let results = store_batch(&shared, &who, items, atomic).await?;
     drop(room);
     Ok(ok(BatchAnswer { results }).into_response())
 }
@@ -148,10 +151,14 @@ impl Reader {
             Err(refused) => return Item::Refused(refused),
         };
         match request.allowed_by(&self.catalog) {
-            Ok(()) => match request.resolve(&self.catalog, config, self.trace.as_deref()) {
-                Ok(job) => Item::Job(Box::new(job)),
-                Err(refused) => Item::Refused(refused),
-            },
+            Ok(()) => {
+                let entry = self.catalog.job(request.app(), request.job());
+                let version = entry.map(|entry| entry.version);
+                match request.resolve(&self.catalog, config, self.trace.as_deref()) {
+                    Ok(job) => Item::Job(Box::new(job), version),
+                    Err(refused) => Item::Refused(refused),
+                }
+            }
             // Neither a newer catalog nor a key's first job is looked for: they are another app's.
             Err(refused) if !self.who.sees(request.app()) => Item::Refused(refused),
             Err(refused) => Item::NotAllowed {
@@ -164,13 +171,17 @@ impl Reader {
 
     /// What the catalog in memory refuses a newer one may allow; and a key that is known answers with its first job,
     /// whatever has become of the definition since.
-    async fn look_again(mut self, mut items: Vec<Item>) -> Result<Vec<Item>> {
-        let is_refused = |item: &Item| matches!(item, Item::NotAllowed { .. });
+    async fn look_again(mut self, mut items: Vec<Item>) -> Result<(Identity, Vec<Item>)> {
+        let (who, is_refused) = (self.who.clone(), |item: &Item| matches!(item, Item::NotAllowed { .. }));
         if !items.iter().any(is_refused) {
-            return Ok(items);
+            return Ok((who, items));
         }
         let shared = Arc::clone(&self.shared);
-        if let Some(newer) = shared.newer_catalog().await? {
+        let newer = match shared.newer_catalog().await {
+            Ok(newer) => newer?,
+            Err(Unanswered(why)) => return Ok((who, not_known(items, &why))),
+        };
+        if let Some(newer) = newer {
             self.catalog = self.who.view_of(newer);
             let again = move || {
                 for item in &mut items {
@@ -194,20 +205,36 @@ impl Reader {
                 keys.push(key);
             }
         }
-        for (index, answer) in at.into_iter().zip(first_jobs(&shared, keys).await?) {
+        let first = match first_jobs(&shared, keys).await {
+            Ok(first) => first?,
+            Err(Unanswered(why)) => return Ok((who, not_known(items, &why))),
+        };
+        for (index, answer) in at.into_iter().zip(first) {
             match answer {
                 Some(Ok(first)) => items[index] = Item::Known(Box::new(first)),
                 Some(Err(refused)) => items[index] = Item::Refused(refused),
                 None => {}
             }
         }
-        Ok(items)
+        Ok((who, items))
     }
+}
+
+/// What is refused only by what this process remembers is not refused for good while the store cannot be asked.
+fn not_known(mut items: Vec<Item>, why: &str) -> Vec<Item> {
+    for item in &mut items {
+        if let Item::NotAllowed { refused, .. } = item {
+            let unanswered = Unanswered(why.to_owned());
+            *item = Item::Refused(unanswered.refused(&refused.0.detail));
+        }
+    }
+    items
 }
 
 /// One item on its way.
 enum Item {
-    Job(Box<NewJob>),
+    /// With its definition's version.
+    Job(Box<NewJob>, Option<u32>),
     /// The first job of its key.
     Known(Box<Enqueued>),
     Refused(Refused),
@@ -219,14 +246,15 @@ enum Item {
     },
 }
 
-async fn store_batch(shared: &Shared, items: Vec<Item>, atomic: bool) -> Result<Vec<BatchItem>> {
-    let mut jobs = Vec::with_capacity(items.len());
+async fn store_batch(shared: &Shared, who: &Identity, items: Vec<Item>, atomic: bool) -> Result<Vec<BatchItem>> {
+    let (mut jobs, mut versions) = (Vec::with_capacity(items.len()), Vec::with_capacity(items.len()));
     // What is decided; `None` for what the store is asked.
     let mut decided: Vec<Option<Result<Enqueued>>> = Vec::with_capacity(items.len());
     for item in items {
         decided.push(match item {
-            Item::Job(job) => {
+            Item::Job(job, version) => {
                 jobs.push(*job);
+                versions.push(version);
                 None
             }
             Item::Known(first) => Some(Ok(*first)),
@@ -238,10 +266,30 @@ async fn store_batch(shared: &Shared, items: Vec<Item>, atomic: bool) -> Result<
         return Err(none_stored(shared, refused));
     }
     let asked = jobs.len();
-    let answers = if jobs.is_empty() {
-        Vec::new()
-    } else {
-        shared.store.enqueue(Enqueue { jobs, atomic }).await?
+    let answers = match shared.other_path() {
+        _ if jobs.is_empty() => Vec::new(),
+        None => shared.store.enqueue(Enqueue { jobs, atomic }).await?,
+        Some(degraded) => {
+            let request = Enqueue {
+                jobs: jobs.clone(),
+                atomic,
+            };
+            match degraded.ask(asked, shared.store.enqueue(request)).await {
+                Ok(answers) => answers?,
+                // The broker can neither tell whether a key is taken nor take all or none.
+                Err(unanswered) if atomic => return Err(unanswered.refused("an atomic batch needs the store")),
+                Err(_unanswered) => {
+                    let jobs = jobs.into_iter().zip(versions);
+                    let accepted = jobs.map(|(job, version)| accept(degraded, who, job, version));
+                    let mut accepted = join_all(accepted).await.into_iter();
+                    let outcomes = decided.into_iter().map(|decided| match decided {
+                        Some(decided) => decided.map(Taken::Stored),
+                        None => accepted.next().unwrap_or_else(|| Err(unanswered().into())),
+                    });
+                    return Ok(outcomes.map(|outcome| told(shared, outcome)).collect());
+                }
+            }
+        }
     };
     if answers.len() != asked {
         tracing::error!(
@@ -265,26 +313,27 @@ async fn store_batch(shared: &Shared, items: Vec<Item>, atomic: bool) -> Result<
         });
         return Err(none_stored(shared, refused));
     }
-    let mut results = Vec::with_capacity(asked.len());
-    for answer in asked {
-        let outcome = answer.map_err(Refused::from).flatten();
-        results.push(match outcome {
-            Ok(enqueued) => BatchItem {
-                status: count(shared, &enqueued).as_u16(),
-                job: Some(enqueued.job.into()),
-                problem: None,
-            },
-            Err(refused) => {
-                shared.metrics.refused();
-                BatchItem {
-                    status: refused.status(),
-                    job: None,
-                    problem: Some(*refused.0),
-                }
+    let outcomes = asked.map(|answer| answer.map_err(Refused::from).flatten().map(Taken::Stored));
+    Ok(outcomes.map(|outcome| told(shared, outcome)).collect())
+}
+
+/// What became of one item.
+fn told(shared: &Shared, outcome: Result<Taken>) -> BatchItem {
+    match outcome {
+        Ok(taken) => BatchItem {
+            status: count(shared, &taken).as_u16(),
+            job: Some(taken.into_job().into()),
+            problem: None,
+        },
+        Err(refused) => {
+            shared.metrics.refused();
+            BatchItem {
+                status: refused.status(),
+                job: None,
+                problem: Some(*refused.0),
             }
-        });
+        }
     }
-    Ok(results)
 }
 
 /// The store answered less than it was asked, which was looked at before.

@@ -9,7 +9,8 @@ use axum::{
 };
 use robata_api_types::{EnqueueRequest, Job, Problem};
 use robata_core::{
-    AppName, JobId,
+    AppName, Error, ErrorKind, JobId,
+    accept::WholeJob,
     job::{Acted, Cancel, Enqueue, Enqueued, JobDetail, JobRecord, Key, NewJob, RetryByHand},
     store::Store,
 };
@@ -19,8 +20,9 @@ use super::{Json, ok};
 use crate::{
     access::Identity,
     body::{JsonBody, OneJob},
+    degraded::{Degraded, Unanswered},
     enqueue::{Checked, read, traceparent, unknown_app},
-    path::{self, Path, missing},
+    path::{self, Path},
     query::Query,
     refused::{Refused, Result, internal},
     shared::Shared,
@@ -39,6 +41,9 @@ const LOOK: Duration = Duration::from_secs(2);
     responses(
         (status = 201, description = "It is durable.", body = Job),
         (status = 200, description = "The idempotency key was there already: its first job.", body = Job),
+        (status = 202, description = "The store does not serve now: the job is in the broker, as durable as that, and is taken in once \
+                                      the store serves. Until then its id answers 503 `not_yet_taken_in`. Where its key turns out to \
+                                      be taken, its id answers with the first job.", body = Job),
         (status = "default", description = "Refused.", body = Problem, content_type = "application/problem+json"),
     ),
 )]
@@ -50,71 +55,133 @@ pub(super) async fn enqueue(
 ) -> Result<Response> {
     let worker = Arc::clone(&shared);
     let (request, _room) = body.with(move |bytes| Ok(read(bytes, &worker.config))).await?;
-    let enqueued = match request {
+    let taken = match request {
         Ok(request) => enqueue_one(&shared, &who, request, traceparent(&headers)).await,
         Err(refused) => Err(refused),
     };
-    let enqueued = enqueued.inspect_err(|_| shared.metrics.refused())?;
-    let status = count(&shared, &enqueued);
-    Ok(Json(status, Job::from(enqueued.job)).into_response())
+    let taken = taken.inspect_err(|_| shared.metrics.refused())?;
+    let status = count(&shared, &taken);
+    Ok(Json(status, Job::from(taken.into_job())).into_response())
 }
 
-async fn enqueue_one(shared: &Shared, who: &Identity, request: Checked, traceparent: Option<&str>) -> Result<Enqueued> {
+async fn enqueue_one(shared: &Shared, who: &Identity, request: Checked, traceparent: Option<&str>) -> Result<Taken> {
     let mut catalog = who.view_of(shared.catalog().await?);
     // Before its key is looked at: another app's is nobody else's to know.
     if !who.sees(request.app()) {
         return Err(unknown_app(&catalog, request.app()));
     }
     if let Err(refused) = request.allowed_by(&catalog) {
-        catalog = match shared.newer_catalog().await?.map(|newer| who.view_of(newer)) {
+        let newer = match shared.newer_catalog().await {
+            Ok(newer) => newer?.map(|newer| who.view_of(newer)),
+            Err(unanswered) => return Err(unanswered.refused(&refused.0.detail)),
+        };
+        catalog = match newer {
             Some(newer) if request.allowed_by(&newer).is_ok() => newer,
             // A key that is known answers with its first job, whatever has become of the definition since.
             _ => {
                 let key = request.key().into_iter().collect();
-                return first_jobs(shared, key).await?.pop().flatten().unwrap_or(Err(refused));
+                let first = match first_jobs(shared, key).await {
+                    Ok(first) => first?.pop().flatten(),
+                    Err(unanswered) => return Err(unanswered.refused(&refused.0.detail)),
+                };
+                return first.unwrap_or(Err(refused)).map(Taken::Stored);
             }
         };
     }
+    let version = catalog.job(request.app(), request.job()).map(|entry| entry.version);
     let job = request.resolve(&catalog, &shared.config, traceparent)?;
-    store_one(&*shared.store, job).await
-}
-
-/// What is known of each key: its first job, or that it came with another request.
-pub(super) async fn first_jobs(shared: &Shared, keys: Vec<(AppName, Key)>) -> Result<Vec<Option<Result<Enqueued>>>> {
-    if keys.is_empty() {
-        return Ok(Vec::new());
+    let Some(degraded) = shared.other_path() else {
+        return store_one(&*shared.store, job).await.map(Taken::Stored);
+    };
+    // The same id by whichever path: if the store keeps it after all, that is one job.
+    match degraded.ask(1, store_one_of(&*shared.store, job.clone())).await {
+        Ok(enqueued) => Ok(Taken::Stored(enqueued?)),
+        Err(_unanswered) => accept(degraded, who, job, version).await,
     }
-    let answers = shared.store.replays(keys).await?;
-    let told = |answer: robata_core::Result<Option<JobRecord>>| match answer {
-        Ok(job) => job.map(|job| Ok(Enqueued { job, replayed: true })),
-        Err(error) => Some(Err(Refused::from(error))),
-    };
-    Ok(answers.into_iter().map(told).collect())
 }
 
-/// Stores one job.
-pub(super) async fn store_one(store: &dyn Store, job: NewJob) -> Result<Enqueued> {
-    let request = Enqueue {
-        jobs: vec![job],
-        atomic: false,
-    };
-    match store.enqueue(request).await?.pop() {
-        Some(enqueued) => Ok(enqueued?),
-        None => {
-            tracing::error!("the store answered nothing for a job");
-            Err(internal())
+/// What became of a job that was taken.
+pub(super) enum Taken {
+    /// The store has it, or its key's first job.
+    Stored(Enqueued),
+    /// The broker has it.
+    Accepted(JobRecord),
+}
+
+impl Taken {
+    pub(super) fn into_job(self) -> JobRecord {
+        match self {
+            Self::Stored(enqueued) => enqueued.job,
+            Self::Accepted(job) => job,
         }
     }
 }
 
+/// Puts a job into the broker.
+pub(super) async fn accept(
+    degraded: &Degraded,
+    who: &Identity,
+    job: NewJob,
+    definition_version: Option<u32>,
+) -> Result<Taken> {
+    let whole = WholeJob {
+        job,
+        definition_version,
+        by: who.name.to_string(),
+    };
+    degraded.accept(&whole).await.map(Taken::Accepted)
+}
+
+/// What is known of each key: its first job, or that it came with another request.
+pub(super) async fn first_jobs(
+    shared: &Shared,
+    keys: Vec<(AppName, Key)>,
+) -> std::result::Result<Result<Vec<Option<Result<Enqueued>>>>, Unanswered> {
+    if keys.is_empty() {
+        return Ok(Ok(Vec::new()));
+    }
+    let answers = match shared.ask(keys.len(), shared.store.replays(keys)).await? {
+        Ok(answers) => answers,
+        Err(error) => return Ok(Err(error.into())),
+    };
+    let told = |answer: robata_core::Result<Option<JobRecord>>| match answer {
+        Ok(job) => job.map(|job| Ok(Enqueued { job, replayed: true })),
+        Err(error) => Some(Err(Refused::from(error))),
+    };
+    Ok(Ok(answers.into_iter().map(told).collect()))
+}
+
+/// Stores one job.
+pub(super) async fn store_one(store: &dyn Store, job: NewJob) -> Result<Enqueued> {
+    Ok(store_one_of(store, job).await?)
+}
+
+async fn store_one_of(store: &dyn Store, job: NewJob) -> robata_core::Result<Enqueued> {
+    let request = Enqueue {
+        jobs: vec![job],
+        atomic: false,
+    };
+    store.enqueue(request).await?.pop().unwrap_or_else(|| {
+        let message = "the store answered nothing for a job";
+        Err(Error::new(ErrorKind::Internal, "store.enqueue", message))
+    })
+}
+
 /// Counts a job that was taken; answers its status.
-pub(super) fn count(shared: &Shared, enqueued: &Enqueued) -> StatusCode {
-    if enqueued.replayed {
-        shared.metrics.replayed();
-        StatusCode::OK
-    } else {
-        shared.metrics.created();
-        StatusCode::CREATED
+pub(super) fn count(shared: &Shared, taken: &Taken) -> StatusCode {
+    match taken {
+        Taken::Stored(enqueued) if enqueued.replayed => {
+            shared.metrics.replayed();
+            StatusCode::OK
+        }
+        Taken::Stored(_) => {
+            shared.metrics.created();
+            StatusCode::CREATED
+        }
+        Taken::Accepted(_) => {
+            shared.metrics.accepted();
+            StatusCode::ACCEPTED
+        }
     }
 }
 
@@ -142,7 +209,7 @@ pub(super) async fn show(
     let id = path::job_id(&id)?;
     let wait = Duration::from_secs(query.number("wait", 0..=MAX_WAIT)?.unwrap_or(0));
     let detail = if wait.is_zero() {
-        who.job(&*shared.store, id).await?
+        who.job(&shared, id).await?
     } else {
         ended(&shared, &who, id, Instant::now() + wait).await?
     };
@@ -163,7 +230,7 @@ async fn ended(shared: &Shared, who: &Identity, id: JobId, deadline: Instant) ->
         let changed = watch.notify().notified();
         tokio::pin!(changed);
         changed.as_mut().enable();
-        let detail = who.job(&*shared.store, id).await?;
+        let detail = who.job(shared, id).await?;
         who.still()?;
         let now = Instant::now();
         if detail.job.state.is_ended() || now >= deadline || shared.shutdown.is_cancelled() {
@@ -196,13 +263,15 @@ pub(super) async fn cancel(
     Path(id): Path<String>,
 ) -> Result<Json<Job>> {
     let id = path::job_id(&id)?;
-    who.check_job(&*shared.store, id).await?;
+    who.check_job(&shared, id).await?;
     let request = Cancel {
         job: id,
         by: who.name.to_string(),
     };
-    let acted = shared.store.cancel(request).await.map_err(|error| missing(error, id))?;
-    Ok(acted_on(acted))
+    match shared.store.cancel(request).await {
+        Ok(acted) => Ok(acted_on(acted)),
+        Err(error) => Err(shared.missing(error, id).await),
+    }
 }
 
 /// Retries a failed job by hand.
@@ -224,13 +293,15 @@ pub(super) async fn retry(
     Path(id): Path<String>,
 ) -> Result<Json<Job>> {
     let id = path::job_id(&id)?;
-    who.check_job(&*shared.store, id).await?;
+    who.check_job(&shared, id).await?;
     let request = RetryByHand {
         job: id,
         by: who.name.to_string(),
     };
-    let acted = shared.store.retry(request).await.map_err(|error| missing(error, id))?;
-    Ok(acted_on(acted))
+    match shared.store.retry(request).await {
+        Ok(acted) => Ok(acted_on(acted)),
+        Err(error) => Err(shared.missing(error, id).await),
+    }
 }
 
 fn acted_on(acted: Acted) -> Json<Job> {

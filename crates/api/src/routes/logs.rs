@@ -57,19 +57,15 @@ pub(super) async fn logs(
         let detail = "offset needs stream: merged streams have no common offset";
         return Err(Refused::bad("invalid_query", detail));
     }
-    let wanted = Wanted {
+    let mut wanted = Wanted {
         job: path::job_id(&id)?,
         attempt: attempt.and_then(|number| u32::try_from(number).ok()),
         stream,
         offset: offset.unwrap_or(0),
         follow: query.flag("follow")?,
     };
-    // An unknown job is told apart from an unknown attempt.
-    if wanted.attempt.is_some() {
-        who.job(&*shared.store, wanted.job).await?;
-    } else {
-        who.check_job(&*shared.store, wanted.job).await?;
-    }
+    // An unknown job is told apart from an unknown attempt; and the job of an alias has another id.
+    wanted.job = who.job(&shared, wanted.job).await?.job.id;
     let entries = open(&shared, wanted).await.map_err(|mut refused| {
         if refused.0.code == "not_found" {
             let what = if wanted.attempt.is_some() { "attempt" } else { "job" };

@@ -82,6 +82,9 @@ impl Modify for Tokens {
 /// loopback only then.
 pub fn router(api: Api) -> Router {
     let shared = Shared::new(api);
+    if tokio::runtime::Handle::try_current().is_ok() {
+        shared.begin();
+    }
     let document = openapi();
     let known = middleware::from_fn_with_state(Arc::new(Known::of(&document)), only_known);
     let needs = Needs::of(&document).and_any(DOCUMENT);

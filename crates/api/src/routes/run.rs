@@ -20,7 +20,7 @@ use serde_json::Value;
 use super::{
     Json,
     apps::below,
-    jobs::{count, store_one},
+    jobs::{Taken, count, store_one},
 };
 use crate::{
     access::Identity,
@@ -56,7 +56,11 @@ pub(super) async fn run(
     let app = path::app(&app)?;
     who.check_app(&shared, &app).await?;
     let request = body.parse::<RunRequest>().await?.value;
-    let catalog = who.view_of(shared.fresh_catalog().await?);
+    // A one-off is asked for by somebody who waits for it: it goes into the store or not at all.
+    let catalog = match shared.ask(1, shared.store.catalog()).await {
+        Ok(catalog) => who.view_of(shared.keep_catalog(catalog?)),
+        Err(unanswered) => return Err(unanswered.refused("a one-off needs the store")),
+    };
     let definition = whole(&catalog, &app, &request)?;
     let line = Line {
         queue: queue(&catalog, &app, &request, &definition)?,
@@ -103,8 +107,9 @@ pub(super) async fn run(
         traceparent: traceparent(&headers).map(str::to_owned),
     };
     let enqueued = store_one(&*shared.store, new).await?;
-    count(&shared, &enqueued);
-    Ok(Json(StatusCode::CREATED, enqueued.job.into()))
+    let taken = Taken::Stored(enqueued);
+    count(&shared, &taken);
+    Ok(Json(StatusCode::CREATED, taken.into_job().into()))
 }
 
 /// Defaults, app, the definition named, and what the request says, merged.

@@ -6,7 +6,7 @@ use std::{
 };
 
 use axum::{extract::State, response::Response};
-use robata_api_types::{Health, Problem, Queue, QueueList, Ready, WorkerList};
+use robata_api_types::{Health, Need, Problem, Queue, QueueList, Ready, WorkerList};
 use robata_core::{
     QueueName,
     definition::Catalog,
@@ -17,6 +17,7 @@ use tokio::time::timeout;
 use super::{Json, ok};
 use crate::{
     access::Identity,
+    degraded::{Degraded, Path},
     probes::{self, CHECK, need},
     refused::{Result, internal},
     shared::Shared,
@@ -102,7 +103,9 @@ pub(super) async fn healthz() -> Json<Health> {
     ok(probes::alive())
 }
 
-/// Whether it can do its work. Without the log store or the broker jobs are taken all the same, so that is only degraded.
+/// Whether it can do its work. Without the log store or the broker jobs are taken all the same, so that is only degraded; and so
+/// is a store that does not serve while the broker takes whole jobs. `enqueue` tells by which path jobs are accepted: `normal`,
+/// `degraded` or `none`.
 #[utoipa::path(
     get, path = "/readyz", tag = "status",
     security(()),
@@ -118,12 +121,24 @@ pub(super) async fn readyz(State(shared): State<Arc<Shared>>) -> Json<Ready> {
             None => Vec::new(),
         }
     };
-    let (store, logs, others) = tokio::join!(
+    let (mut store, logs, others) = tokio::join!(
         need("store", true, shared.store.check(CHECK)),
         need("logs", false, shared.logs.check(CHECK)),
         others,
     );
-    let mut needs = vec![store, logs];
+    let mut needs = Vec::new();
+    if let Some(degraded) = &shared.degraded {
+        let path = degraded.path_now(store.ok).await;
+        // One way of accepting is enough.
+        store.required = false;
+        needs.push(Need {
+            name: "enqueue".to_owned(),
+            ok: path != Path::None,
+            required: true,
+            message: Some(format!("the path in use is {}", path.as_str())),
+        });
+    }
+    needs.extend([store, logs]);
     needs.extend(others);
     probes::ready(needs)
 }
@@ -150,7 +165,11 @@ pub(super) async fn metrics(State(shared): State<Arc<Shared>>) -> Result<Respons
     let store = answer.as_ref().map(|(queues, workers)| (&queues[..], &workers[..]));
     let mut text = shared
         .metrics
-        .render(shared.hub.waiting(), store)
+        .render(
+            shared.hub.waiting(),
+            shared.degraded.as_ref().map(Degraded::path),
+            store,
+        )
         .map_err(|_| internal())?;
     if let Some(more) = &shared.more_metrics {
         text.push_str(&more().ok_or_else(internal)?);

@@ -6,6 +6,7 @@ mod batch;
 mod bounds;
 mod catalog;
 mod condition;
+mod degraded;
 mod enqueue;
 mod gate;
 mod guard;

@@ -8,7 +8,7 @@ use std::{
 };
 
 use reqwest::{Method, Response};
-use robata_api::{Api, ApiConfig, router};
+use robata_api::{Api, ApiConfig, DegradedPath, router};
 use robata_client::{Client, Problem};
 use robata_core::{
     ClaimId, IncarnationId, JobId, Role,
@@ -64,6 +64,15 @@ pub(crate) async fn start_over(
     configure: impl FnOnce(&mut ApiConfig),
     before: impl FnOnce(SqliteStore) -> Arc<dyn Store>,
 ) -> Server {
+    start_with_path(configure, before, None).await
+}
+
+/// The same with a way for jobs while the store does not serve.
+pub(crate) async fn start_with_path(
+    configure: impl FnOnce(&mut ApiConfig),
+    before: impl FnOnce(SqliteStore) -> Arc<dyn Store>,
+    degraded: Option<DegradedPath>,
+) -> Server {
     let folder = tempfile::tempdir().unwrap();
     let store = SqliteStore::open(SqliteConfig::new(folder.path().join("store")))
         .await
@@ -75,7 +84,8 @@ pub(crate) async fn start_over(
     .unwrap();
     let mut config = ApiConfig::default();
     configure(&mut config);
-    let api = Api::new(before(store.clone()), Arc::new(logs.clone()), config);
+    let mut api = Api::new(before(store.clone()), Arc::new(logs.clone()), config);
+    api.degraded = degraded;
     let shutdown = api.shutdown.clone();
     let (address, task) = serve(api).await;
     Server {

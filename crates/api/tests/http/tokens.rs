@@ -346,7 +346,12 @@ async fn without_the_store_what_was_known_stays_in_force() {
     .await;
     assert_eq!(server.get_as(&token, "/api/v1/apps").await.status(), 200);
     unauthenticated(server.get("/api/v1/apps").await).await;
-    unauthenticated(server.get_as("rbt_other", "/api/v1/apps").await).await;
+    // It may have been made since, at another master: its bearer is to try again, not to give up.
+    let other = refused(server.get_as("rbt_other", "/api/v1/apps").await, 503, "unavailable").await;
+    assert!(
+        other.detail.contains("not among those that are remembered"),
+        "{other:?}"
+    );
 }
 
 #[tokio::test]
@@ -370,7 +375,7 @@ async fn whoever_tries_tokens_makes_no_load_at_the_store_and_holds_up_nobody() {
         .await
         .unwrap();
     assert_eq!(good, 200);
-    assert!(tried.iter().all(|status| *status == 401), "{tried:?}");
+    assert!(tried.iter().all(|status| *status == 503), "{tried:?}");
     // Each takes at least half a second after the last, and a hanging one three seconds: a handful at most.
     let asked = faults.calls("store.tokens") - before;
     assert!(asked <= 20, "{asked}");

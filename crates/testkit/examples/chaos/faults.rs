@@ -10,11 +10,12 @@ use tokio::{
 };
 
 use crate::{
+    broker::Broker,
     chance::Chance,
     clock::now,
     fleet::{Daemon, Fleet},
     proxy::Mode,
-    servers::{Postgres, Redis},
+    servers::Postgres,
     table,
 };
 
@@ -36,8 +37,9 @@ pub(crate) enum Fault {
     CutStore,
     CutBroker,
     CutEngine,
-    RestartRedis,
-    FlushRedis,
+    KillBroker,
+    EmptyBroker,
+    CloseConnections,
     RestartPostgres,
     FillDisk,
     JumpClock,
@@ -53,8 +55,9 @@ impl fmt::Display for Fault {
             Self::CutStore => "database cut off",
             Self::CutBroker => "broker cut off",
             Self::CutEngine => "Docker engine cut off",
-            Self::RestartRedis => "Redis killed",
-            Self::FlushRedis => "Redis flushed",
+            Self::KillBroker => "broker killed",
+            Self::EmptyBroker => "broker emptied",
+            Self::CloseConnections => "broker closed all connections",
             Self::RestartPostgres => "PostgreSQL crashed",
             Self::FillDisk => "log disk full",
             Self::JumpClock => "a master's clock off by an hour",
@@ -62,8 +65,8 @@ impl fmt::Display for Fault {
     }
 }
 
-/// As often as they come; the last ones only where there is a Docker engine.
-const MIX: [Fault; 20] = [
+/// As often as they come; to these come those that the broker can have, and the engine.
+const MIX: [Fault; 16] = [
     Fault::KillMaster,
     Fault::KillMaster,
     Fault::KillWorker,
@@ -77,15 +80,11 @@ const MIX: [Fault; 20] = [
     Fault::CutStore,
     Fault::CutBroker,
     Fault::CutBroker,
-    Fault::RestartRedis,
-    Fault::FlushRedis,
     Fault::RestartPostgres,
     Fault::FillDisk,
     Fault::JumpClock,
-    Fault::CutEngine,
-    Fault::CutEngine,
 ];
-const OF_THE_ENGINE: usize = 2;
+const OF_THE_ENGINE: [Fault; 2] = [Fault::CutEngine, Fault::CutEngine];
 
 /// A fault that was, in milliseconds since 1970.
 #[derive(Clone, Debug)]
@@ -103,7 +102,7 @@ pub(crate) struct Window {
 pub(crate) struct Storm {
     pub(crate) fleet: Arc<Fleet>,
     pub(crate) postgres: Arc<Mutex<Postgres>>,
-    pub(crate) redis: Arc<Mutex<Redis>>,
+    pub(crate) broker: Arc<Mutex<Broker>>,
     pub(crate) windows: Arc<Mutex<Vec<Window>>>,
     /// The log disk has an end.
     pub(crate) small_disk: bool,
@@ -112,11 +111,11 @@ pub(crate) struct Storm {
 }
 
 impl Storm {
-    pub(crate) fn new(fleet: Arc<Fleet>, postgres: Postgres, redis: Redis, small_disk: bool) -> Self {
+    pub(crate) fn new(fleet: Arc<Fleet>, postgres: Postgres, broker: Broker, small_disk: bool) -> Self {
         Self {
             fleet,
             postgres: Arc::new(Mutex::new(postgres)),
-            redis: Arc::new(Mutex::new(redis)),
+            broker: Arc::new(Mutex::new(broker)),
             windows: Arc::default(),
             small_disk,
             busy: std::sync::Mutex::default(),
@@ -129,7 +128,11 @@ impl Storm {
         let mut outage = begin;
         let mut tasks = tokio::task::JoinSet::new();
         let mut calm_at = begin + STORM;
-        let left_out = if self.fleet.has_engine() { 0 } else { OF_THE_ENGINE };
+        let mut mix = MIX.to_vec();
+        mix.extend(self.broker.lock().await.faults());
+        if self.fleet.has_engine() {
+            mix.extend(OF_THE_ENGINE);
+        }
         while begin.elapsed() < lasting {
             if Instant::now() > calm_at {
                 while let Some(done) = tasks.join_next().await {
@@ -141,7 +144,7 @@ impl Storm {
                 calm_at = Instant::now() + STORM;
                 continue;
             }
-            let fault = *chance.pick(&MIX[..MIX.len() - left_out]);
+            let fault = *chance.pick(&mix);
             if fault != Fault::RestartPostgres || outage.elapsed() > BETWEEN_OUTAGES {
                 if fault == Fault::RestartPostgres {
                     outage = Instant::now();
@@ -176,7 +179,7 @@ impl Storm {
         let daemon = (!targets.is_empty()).then(|| *chance.pick(&targets));
         let target = match (fault, daemon) {
             (_, Some(daemon)) => daemon.name.clone(),
-            (Fault::RestartRedis | Fault::FlushRedis, _) => "redis".to_owned(),
+            (Fault::KillBroker | Fault::EmptyBroker | Fault::CloseConnections, _) => "broker".to_owned(),
             (Fault::RestartPostgres, _) => "postgres".to_owned(),
             (Fault::FillDisk, _) if self.small_disk => "disk".to_owned(),
             _ => return Ok(()),
@@ -256,15 +259,16 @@ impl Storm {
 
     async fn befall_servers(&self, fault: Fault, window: &mut Window, chance: &mut Chance) -> Result<()> {
         match fault {
-            Fault::RestartRedis => {
+            Fault::KillBroker => {
                 let down = chance.millis(0, 8000);
                 window.how = format!("down for {:.1} s", down.as_secs_f64());
-                let mut redis = self.redis.lock().await;
-                redis.crash()?;
+                let mut broker = self.broker.lock().await;
+                broker.crash()?;
                 sleep(down).await;
-                redis.resume().await?;
+                broker.resume().await?;
             }
-            Fault::FlushRedis => self.redis.lock().await.flush().await?,
+            Fault::EmptyBroker => self.broker.lock().await.empty().await?,
+            Fault::CloseConnections => self.broker.lock().await.close_connections().await?,
             Fault::RestartPostgres => {
                 let down = chance.millis(0, 20_000);
                 window.how = format!("down for {:.1} s", down.as_secs_f64());

@@ -16,9 +16,10 @@ use nix::{
 };
 
 use crate::{
+    broker::Broker,
     engine::Engine,
     proxy::{Cut, Mode, Proxy, on_socket},
-    servers::{Postgres, Redis, end, free_port, until},
+    servers::{Postgres, end, free_port, until},
 };
 
 /// Attempts of one worker at once.
@@ -62,7 +63,7 @@ impl Fleet {
     pub(crate) async fn start(
         work: &Path,
         binaries: &Path,
-        (postgres, redis): (&Postgres, &Redis),
+        (postgres, server): (&Postgres, &Broker),
         engine: Option<&Engine>,
     ) -> Result<Self> {
         let logs = work.join("logs");
@@ -76,7 +77,7 @@ impl Fleet {
             state,
         };
         for name in ["master-1", "master-2", "worker-1", "worker-2", "worker-3"] {
-            let daemon = Daemon::new(name, work, binaries, (postgres, redis), engine, &fleet).await?;
+            let daemon = Daemon::new(name, work, binaries, (postgres, server), engine, &fleet).await?;
             fleet.daemons.push(daemon);
         }
         for daemon in &fleet.daemons {
@@ -138,7 +139,7 @@ impl Daemon {
         name: &str,
         work: &Path,
         binaries: &Path,
-        (postgres, redis): (&Postgres, &Redis),
+        (postgres, server): (&Postgres, &Broker),
         engine: Option<&Engine>,
         fleet: &Fleet,
     ) -> Result<Self> {
@@ -150,7 +151,7 @@ impl Daemon {
             binary.display()
         );
         let store = Proxy::start(postgres.address()).await?;
-        let broker = Proxy::start(redis.address()).await?;
+        let broker = Proxy::start(server.address()).await?;
         let port = free_port()?;
         let library = Path::new("/usr/lib/x86_64-linux-gnu/faketime/libfaketime.so.1");
         let clock = (name == "master-2" && library.is_file()).then(|| Clock {
@@ -179,9 +180,7 @@ folder = {data:?}
 listen = "127.0.0.1:{port}"
 [store.postgres]
 url = {store:?}
-[queue.redis]
-url = "redis://127.0.0.1:{broker}"
-[logs.folder]
+{queue}[logs.folder]
 path = {logs:?}
 [executors.process.process]
 folder = {state:?}
@@ -189,7 +188,7 @@ slots = {SLOTS}
 {containers}"#,
                 data = work.join(name),
                 store = Postgres::url(store.port),
-                broker = broker.port,
+                queue = server.settings(broker.port),
                 logs = fleet.logs,
                 state = fleet.state,
             ),

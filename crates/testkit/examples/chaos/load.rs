@@ -31,6 +31,14 @@ pub(crate) struct Load {
     refused: Mutex<BTreeMap<String, usize>>,
 }
 
+/// Why a job of a batch was not taken, where one was not: the batch is sent again whole, and keys make its jobs once.
+fn refused(answer: &Value) -> Option<String> {
+    let mut results = answer["results"].as_array().into_iter().flatten();
+    let refused = results.find(|result| result["status"].as_u64().is_some_and(|status| status >= 500))?;
+    let code = refused["problem"]["code"].as_str().unwrap_or("?");
+    Some(format!("{} {code}, in a batch", refused["status"]))
+}
+
 impl Load {
     pub(crate) fn new(masters: Vec<u16>, image: Option<String>) -> Result<Arc<Self>> {
         Ok(Arc::new(Self {
@@ -153,12 +161,17 @@ impl Load {
             let master = chance.pick(&self.masters);
             let url = format!("http://127.0.0.1:{master}/api/v1/{path}");
             let why = match self.ask(&url, body).await {
-                Ok((status, answer)) if status.is_success() => return answer,
+                Ok((status, answer)) if status.is_success() => match refused(&answer) {
+                    None => return answer,
+                    Some(why) => why,
+                },
                 // Cancelled too late: the job has ended.
                 Ok((StatusCode::CONFLICT, answer)) if path.ends_with("/cancel") => return answer,
                 Ok((status, answer)) if status.is_server_error() => {
                     format!("{} {}", status.as_u16(), answer["code"].as_str().unwrap_or("?"))
                 }
+                // Taken in by way of the broker, and not yet known to a master that never lost the store.
+                Ok((StatusCode::NOT_FOUND, _)) if path.ends_with("/cancel") => "404, not yet taken in".to_owned(),
                 Ok((status, answer)) => panic!("{path}: {status} {answer}"),
                 Err(error) if error.downcast_ref().is_some_and(reqwest::Error::is_timeout) => {
                     "no answer in 5 s".to_owned()

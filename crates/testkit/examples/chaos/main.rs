@@ -1,10 +1,11 @@
-//! A fault run: masters, workers, PostgreSQL and Redis, thousands of jobs, and a seeded storm of faults; then a checker proves
+//! A fault run: masters, workers, PostgreSQL and a broker, thousands of jobs, and a seeded storm of faults; then a checker proves
 //! from outside that every promise was kept. Where the variables of `tests/run` tell of a Docker engine, a share of the jobs
 //! runs in containers.
 //!
 //!     cargo build --workspace --bins --features robata-adapters/full
-//!     cargo run -p robata-testkit --example chaos -- --seconds 300 --seed 7
+//!     cargo run -p robata-testkit --example chaos -- --broker redis --seconds 300 --seed 7
 
+mod broker;
 mod chance;
 mod clock;
 mod engine;
@@ -15,6 +16,7 @@ mod kinds;
 mod load;
 mod notice;
 mod proxy;
+mod redis;
 mod servers;
 mod table;
 
@@ -26,22 +28,26 @@ use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use broker::{Broker, Kind};
 use chance::Chance;
 use engine::Engine;
 use faults::Storm;
 use fleet::Fleet;
 use load::Load;
 use notice::Watch;
-use servers::{Postgres, Redis};
+use servers::Postgres;
 
 /// The disk for logs, where one can be mounted; large enough for all that is printed.
 const LOG_DISK: &str = "size=192m";
 /// What is still waiting or running when the faults are over has so long to end.
 const LAST: Duration = Duration::from_secs(240);
 
-/// A fault run with PostgreSQL, Redis, two masters and three workers.
+/// A fault run with PostgreSQL, a broker, two masters and three workers.
 #[derive(Debug, Parser)]
 struct Args {
+    /// The broker, which is started and killed.
+    #[arg(long, value_enum, default_value_t = Kind::Redis)]
+    broker: Kind,
     /// How long faults happen.
     #[arg(long, default_value_t = 60)]
     seconds: u64,
@@ -64,7 +70,7 @@ struct Args {
 async fn main() -> Result<ExitCode> {
     let args = Args::parse();
     let seed = args.seed.unwrap_or_else(|| u64::from(std::process::id()));
-    table::say(&format!("seed {seed}, {} s of faults", args.seconds));
+    table::say(&format!("seed {seed}, {} s of faults, {}", args.seconds, args.broker));
     let binaries = match &args.binaries {
         Some(folder) => folder.clone(),
         // This is target/PROFILE/examples/chaos.
@@ -125,14 +131,14 @@ async fn run(
 ) -> Result<Outcome> {
     let mut chance = Chance::new(seed);
     let postgres = Postgres::start(work).await?;
-    let redis = Redis::start(work).await?;
+    let broker = Broker::start(args.broker, work).await?;
     let engine = Engine::told_of()?;
-    let fleet = Arc::new(Fleet::start(work, binaries, (&postgres, &redis), engine.as_ref()).await?);
+    let fleet = Arc::new(Fleet::start(work, binaries, (&postgres, &broker), engine.as_ref()).await?);
     let image = engine.as_ref().map(|engine| engine.image.clone());
     let load = Load::new(fleet.masters().map(|master| master.port).collect(), image)?;
     let journal = work.join("journal");
     load.apply(&journal).await?;
-    let storm = Arc::new(Storm::new(Arc::clone(&fleet), postgres, redis, small_disk));
+    let storm = Arc::new(Storm::new(Arc::clone(&fleet), postgres, broker, small_disk));
     let stop = CancellationToken::new();
     let watch = Arc::new(Watch::default());
     let watching = tokio::spawn(Arc::clone(&watch).run(Arc::clone(&load), stop.clone()));

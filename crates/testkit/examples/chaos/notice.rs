@@ -193,7 +193,7 @@ impl Window {
     fn matters_to_leases(&self) -> bool {
         !matches!(
             self.fault,
-            Fault::FlushRedis | Fault::RestartRedis | Fault::CutBroker | Fault::FillDisk
+            Fault::EmptyBroker | Fault::KillBroker | Fault::CloseConnections | Fault::CutBroker | Fault::FillDisk
         )
     }
 }

@@ -1,4 +1,4 @@
-//! PostgreSQL and Redis of the run's own, which it kills and starts again.
+//! PostgreSQL of the run's own, which it kills and starts again; and what starting any server takes.
 
 use std::{
     fs,
@@ -14,11 +14,7 @@ use nix::{
     sys::signal::{Signal, kill},
     unistd::{Pid, User, geteuid},
 };
-use tokio::{
-    io::{AsyncReadExt, AsyncWriteExt},
-    net::TcpStream,
-    time::{Instant, sleep},
-};
+use tokio::time::{Instant, sleep};
 
 /// A port that is free now.
 pub(crate) fn free_port() -> Result<u16> {
@@ -49,12 +45,12 @@ pub(crate) async fn until<F: Future<Output = Result<()>>>(
     }
 }
 
-fn log_to(path: &Path) -> Result<Stdio> {
+pub(crate) fn log_to(path: &Path) -> Result<Stdio> {
     Ok(fs::OpenOptions::new().create(true).append(true).open(path)?.into())
 }
 
 /// The program of that name: in PATH, or where Debian has PostgreSQL's.
-fn program(name: &str) -> Result<PathBuf> {
+pub(crate) fn program(name: &str) -> Result<PathBuf> {
     let path = std::env::var_os("PATH").unwrap_or_default();
     let debian = fs::read_dir("/usr/lib/postgresql").into_iter().flatten().flatten();
     let mut folders: Vec<PathBuf> = debian.map(|version| version.path().join("bin")).collect();
@@ -174,87 +170,5 @@ impl Drop for Postgres {
     fn drop(&mut self) {
         // What has ended already is fine, too.
         self.child.as_mut().map(|child| end(child, Signal::SIGQUIT).ok());
-    }
-}
-
-/// Redis.
-#[derive(Debug)]
-pub(crate) struct Redis {
-    folder: PathBuf,
-    port: u16,
-    child: Option<Child>,
-}
-
-impl Redis {
-    pub(crate) async fn start(work: &Path) -> Result<Self> {
-        let folder = work.join("redis");
-        fs::create_dir(&folder)?;
-        let mut server = Self {
-            folder,
-            port: free_port()?,
-            child: None,
-        };
-        server.resume().await?;
-        Ok(server)
-    }
-
-    pub(crate) fn address(&self) -> SocketAddr {
-        (Ipv4Addr::LOCALHOST, self.port).into()
-    }
-
-    pub(crate) fn crash(&mut self) -> Result<()> {
-        match &mut self.child {
-            Some(child) => end(child, Signal::SIGKILL)?,
-            None => bail!("it does not run"),
-        }
-        self.child = None;
-        Ok(())
-    }
-
-    pub(crate) async fn resume(&mut self) -> Result<()> {
-        let child = Command::new(program("redis-server")?)
-            .args([
-                "--port",
-                &self.port.to_string(),
-                "--bind",
-                "127.0.0.1",
-                "--appendonly",
-                "yes",
-            ])
-            .args(["--maxmemory-policy", "noeviction", "--dir"])
-            .arg(&self.folder)
-            .stdin(Stdio::null())
-            .stdout(log_to(&self.folder.with_extension("log"))?)
-            .stderr(Stdio::null())
-            .process_group(0)
-            .spawn()
-            .context("cannot start Redis")?;
-        self.child = Some(child);
-        until("Redis answers", Duration::from_secs(30), || self.say("PING")).await
-    }
-
-    /// Loses everything.
-    pub(crate) async fn flush(&self) -> Result<()> {
-        self.say("FLUSHALL").await
-    }
-
-    async fn say(&self, command: &str) -> Result<()> {
-        let mut stream = TcpStream::connect(self.address()).await?;
-        stream.write_all(format!("{command}\r\n").as_bytes()).await?;
-        let mut answer = [0; 64];
-        let count = stream.read(&mut answer).await?;
-        ensure!(
-            answer[..count].starts_with(b"+"),
-            "it answers {:?}",
-            String::from_utf8_lossy(&answer[..count])
-        );
-        Ok(())
-    }
-}
-
-impl Drop for Redis {
-    fn drop(&mut self) {
-        // What has ended already is fine, too.
-        self.child.as_mut().map(|child| end(child, Signal::SIGKILL).ok());
     }
 }

@@ -4,6 +4,7 @@
 //! `robata_testkit::store_suite!(make)` makes one test of each case; `make` is an async closure that answers a [`Harness`]
 //! with a new, empty store.
 
+mod accept;
 mod access;
 mod act;
 mod catalog;
@@ -18,6 +19,7 @@ mod retention;
 mod schedule;
 mod world;
 
+pub use accept::*;
 pub use access::*;
 pub use act::*;
 pub use catalog::*;
@@ -158,6 +160,16 @@ macro_rules! store_suite {
             what_changed_nothing_is_not_in_the_audit,
             audit_pages_give_each_record_once,
             the_audit_is_kept_for_a_year,
+            whole_jobs_are_taken_in_in_their_order,
+            what_was_taken_in_is_a_job_like_any_other,
+            a_whole_job_that_is_there_changes_nothing,
+            both_paths_at_once_make_one_job,
+            a_bad_whole_job_is_refused_alone,
+            an_alias_answers_with_the_first_job_of_its_key,
+            times_of_a_whole_job_count_from_its_acceptance,
+            a_late_duplicate_of_a_pruned_job_makes_nothing,
+            an_id_of_an_outage_may_come_until_it_is_over,
+            only_outages_that_are_named_are_over,
             no_sequence_of_events_leaves_the_table,
         }
     };
@@ -190,6 +202,7 @@ mod tests {
                 include_str!("schedule.rs"),
                 include_str!("operate.rs"),
                 include_str!("access.rs"),
+                include_str!("accept.rs"),
                 include_str!("retention.rs"),
                 include_str!("catalog.rs"),
                 include_str!("read.rs"),

@@ -1,15 +1,16 @@
-//! The fair share between lines, by stride scheduling: whoever has paid least goes next. Pure values, no waiting.
+//! The fair share between lines, by stride scheduling: whoever has paid least goes next. Pure values, no waiting; for
+//! adapters whose broker shares nothing out by itself.
 
 use std::collections::HashMap;
 
-use robata_core::job::Line;
+use crate::job::Line;
 
 /// What a line of weight 1 pays for one message; one of weight n pays an n-th.
 const STRIDE: u64 = 1 << 32;
 
 /// What each line has paid so far.
 #[derive(Debug, Default)]
-pub(crate) struct Share {
+pub struct Share {
     paid: HashMap<Line, Account>,
 }
 
@@ -21,11 +22,12 @@ struct Account {
 }
 
 /// Lines in the order of their turn, each with its part of the room.
-pub(crate) type Plan = Vec<(Line, u32, usize)>;
+pub type Plan = Vec<(Line, u32, usize)>;
 
 impl Share {
-    /// How `room` is to be shared, as if every line were full. Lines named twice are taken once, with both weights.
-    pub(crate) fn plan(&mut self, lines: &[(Line, u32)], room: usize) -> Plan {
+    /// How `room` is to be shared, where each line has so much as `has` says. Lines named twice are taken once, with both
+    /// weights.
+    pub fn plan(&mut self, lines: &[(Line, u32)], room: usize, has: impl Fn(&Line) -> usize) -> Plan {
         let mut weights: HashMap<&Line, u32> = HashMap::with_capacity(lines.len());
         for (line, weight) in lines {
             let sum = weights.entry(line).or_default();
@@ -41,14 +43,18 @@ impl Share {
         let mut turns: std::collections::BinaryHeap<_> = plan
             .iter()
             .enumerate()
+            .filter(|(_, (_, line, ..))| has(line) > 0)
             .map(|(index, (paid, ..))| std::cmp::Reverse((*paid, index)))
             .collect();
         for _ in 0..room {
             let Some(std::cmp::Reverse((paid, index))) = turns.pop() else {
                 break;
             };
-            let (_, _, weight, share) = &mut plan[index];
+            let (_, line, weight, share) = &mut plan[index];
             *share += 1;
+            if *share >= has(line) {
+                continue;
+            }
             let price = STRIDE / u64::from((*weight).max(1));
             turns.push(std::cmp::Reverse((paid.saturating_add(price), index)));
         }
@@ -58,7 +64,7 @@ impl Share {
     }
 
     /// Notes what was taken of a line, and whether it has more.
-    pub(crate) fn pay(&mut self, line: &Line, weight: u32, taken: usize, full: bool) {
+    pub fn pay(&mut self, line: &Line, weight: u32, taken: usize, full: bool) {
         let account = self.paid.entry(line.clone()).or_default();
         let price = STRIDE / u64::from(weight.max(1));
         let taken = u64::try_from(taken).unwrap_or(u64::MAX);
@@ -113,7 +119,7 @@ mod tests {
         let mut got = HashMap::new();
         for _ in 0..times {
             let mut left = room;
-            for (line, weight, part) in share.plan(lines, room) {
+            for (line, weight, part) in share.plan(lines, room, |_| usize::MAX) {
                 let is_full = full.contains(&line.queue.as_str());
                 let taken = if is_full { part.min(left) } else { 0 };
                 left -= taken;
@@ -144,8 +150,24 @@ mod tests {
     }
 
     #[test]
+    fn what_one_line_lacks_is_the_others_room() {
+        let lines = [(line("a"), 1), (line("b"), 1), (line("c"), 1)];
+        let has = |line: &Line| match line.queue.as_str() {
+            "a" => 2,
+            "b" => 100,
+            _ => 0,
+        };
+        let plan = Share::default().plan(&lines, 10, has);
+        let shares: HashMap<_, _> = plan
+            .iter()
+            .map(|(line, _, share)| (line.queue.as_str(), *share))
+            .collect();
+        assert_eq!((shares["a"], shares["b"], shares["c"]), (2, 8, 0));
+    }
+
+    #[test]
     fn a_line_named_twice_is_one_line() {
-        let plan = Share::default().plan(&[(line("a"), 1), (line("a"), 2)], 5);
+        let plan = Share::default().plan(&[(line("a"), 1), (line("a"), 2)], 5, |_| usize::MAX);
         assert_eq!(plan.len(), 1);
         assert_eq!((plan[0].1, plan[0].2), (3, 5));
     }
