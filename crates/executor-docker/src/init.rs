@@ -19,9 +19,9 @@ const LAST_WORDS: &[u8] = b"[FATAL tini (";
 /// How Podman's init, catatonit, begins its own; it ends with 1 (seen on 0.1.7).
 const PODMANS: &[u8] = b"ERROR (catatonit:";
 
-/// How long docker-init takes to find that it cannot run the command, on a very busy machine. What ran for longer ran, and
-/// may print such words itself.
-const AT_ONCE: Duration = Duration::from_millis(500);
+/// How long an init takes to find that it cannot run the command, on a very busy machine: Podman's took more than half a
+/// second once. What ran for longer ran, and may print such words itself.
+const AT_ONCE: Duration = Duration::from_secs(5);
 
 /// Tells a command that was never found, or may not be run, apart from one that returned such a code. The sign is
 /// docker-init's complaint, at once and as all that the container ever printed.
@@ -98,7 +98,7 @@ mod tests {
             message: None,
         };
         assert!(ended_at_once(&ending(30)));
-        assert!(!ended_at_once(&ending(1_000)));
+        assert!(!ended_at_once(&ending(10_000)));
         assert!(!ended_at_once(&Ending {
             finished_at: None,
             ..ending(0)

@@ -18,6 +18,9 @@ use super::{
     eventually, service,
 };
 
+/// A disk that others fill keeps the store waiting longer than a master does: only tests of the other path are about that.
+const PATIENT: &str = "[degraded]\nhang = \"1m\"\n";
+
 /// Where one test's daemons meet.
 pub(crate) struct Site {
     folder: tempfile::TempDir,
@@ -77,11 +80,14 @@ impl Site {
         site
     }
 
-    /// Over the database at this address (without its name), and the queue that this table of settings names.
+    /// Over the database at this address (without its name), and the queue that this table of settings names; whole jobs go
+    /// there as soon as by default.
     pub(crate) async fn over_queue(table: &str, postgres: &str) -> Self {
         let site = Self::with("redis://nowhere", Some(postgres)).await;
         let settings = fs::read_to_string(site.config()).unwrap();
-        let settings = settings.replace("[queue.redis]\nurl = \"redis://nowhere\"", table);
+        let settings = settings
+            .replace("[queue.redis]\nurl = \"redis://nowhere\"", table)
+            .replace(PATIENT, "");
         fs::write(site.config(), settings).unwrap();
         site
     }
@@ -101,7 +107,7 @@ impl Site {
         };
         let server = through.unwrap_or(server);
         site.configure(&format!(
-            "[store.postgres]\nurl = \"{server}/{database}\"\n[queue.redis]\nurl = \"{redis}\"\n[worker]\non_sigterm = \"leave\"\n"
+            "[store.postgres]\nurl = \"{server}/{database}\"\n[queue.redis]\nurl = \"{redis}\"\n[worker]\non_sigterm = \"leave\"\n{PATIENT}"
         ));
         site
     }

@@ -246,7 +246,7 @@ impl Stack {
         let body = serde_json::json!({"app": "demo", "job": job, "payload": {"key": key}, "idempotency_key": key});
         let job = eventually(format!("{key} is accepted"), || async {
             let (status, text) = self.ask(Method::POST, "/api/v1/jobs", &self.token, Some(&body)).await?;
-            assert!([200, 201, 502, 503, 504].contains(&status), "{status}: {text}");
+            assert!([200, 201, 202, 502, 503, 504].contains(&status), "{status}: {text}");
             (status < 300).then(|| serde_json::from_str::<Value>(&text).unwrap())
         })
         .await;
