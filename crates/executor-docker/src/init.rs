@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use bollard::{models::ContainerInspectResponse, query_parameters::LogsOptions};
-use futures::{StreamExt, TryStreamExt};
+use futures::TryStreamExt;
 use robata_core::{
     executor::{Ending, Observation, Stream, ThingState},
     finish::{End, NeverRan},
@@ -22,6 +22,8 @@ const PODMANS: &[u8] = b"ERROR (catatonit:";
 /// How long an init takes to find that it cannot run the command, on a very busy machine: Podman's took more than half a
 /// second once. What ran for longer ran, and may print such words itself.
 const AT_ONCE: Duration = Duration::from_secs(5);
+/// More of what was printed than any init's last words are.
+const ENOUGH: usize = 4 << 10;
 
 /// Tells a command that was never found, or may not be run, apart from one that returned such a code. The sign is
 /// docker-init's complaint, at once and as all that the container ever printed.
@@ -42,23 +44,12 @@ pub(crate) async fn tell_apart(
         (Kind::Podman, End::Exited(1)) => PODMANS,
         _ => return Ok(()),
     };
-    let options = LogsOptions {
-        stdout: true,
-        stderr: true,
-        tail: "2".to_owned(),
-        ..LogsOptions::default()
-    };
-    let printed: Vec<_> = engine
-        .call(|client| client.logs(id, Some(options)).take(2).try_collect())
-        .await?;
-    let [only] = &printed[..] else {
+    let Some(printed) = complaint(engine, id).await? else {
         return Ok(());
     };
-    if let Ok((Stream::Stderr, line)) = frame(only.clone())
-        && line.starts_with(last_words)
-    {
+    if printed.starts_with(last_words) {
         ending.end = End::NeverRan(NeverRan::StartRefused);
-        let mut words = String::from_utf8_lossy(&line).trim().to_owned();
+        let mut words = String::from_utf8_lossy(&printed).trim().to_owned();
         // Podman's does not say what it could not run.
         if let (Kind::Podman, Some(program)) = (engine.kind().await?, program(found)) {
             words = format!("{program}: {words}");
@@ -66,6 +57,33 @@ pub(crate) async fn tell_apart(
         ending.message = Some(words);
     }
     Ok(())
+}
+
+/// All that the container printed, where that is one short line on its standard error. An engine may hand the line over in
+/// pieces: Podman gives the end of catatonit's as a frame of its own, now and then.
+async fn complaint(engine: &Engine, id: &str) -> Result<Option<Vec<u8>>, Fault> {
+    let options = LogsOptions {
+        stdout: true,
+        stderr: true,
+        ..LogsOptions::default()
+    };
+    let printed = engine.call(|client| async move {
+        let mut frames = client.logs(id, Some(options));
+        let mut printed = Vec::new();
+        while let Some(output) = frames.try_next().await? {
+            match frame(output) {
+                Ok((Stream::Stderr, bytes)) if printed.len() + bytes.len() <= ENOUGH => {
+                    printed.extend_from_slice(&bytes);
+                }
+                _ => return Ok(None),
+            }
+        }
+        Ok(Some(printed))
+    });
+    Ok(printed.await?.filter(|printed| {
+        let printed = String::from_utf8_lossy(printed);
+        printed.trim().lines().count() == 1
+    }))
 }
 
 /// What the container was to run.

@@ -318,7 +318,7 @@ async fn what_ran_and_prints_the_words_of_docker_init_has_run() {
     let executor = executor(&config);
     let (end, printed) = run(
         &executor,
-        support::sh("echo '[FATAL tini (7)] x' >&2; sleep 1; exit 127"),
+        support::sh("echo '[FATAL tini (7)] x' >&2; sleep 6; exit 127"),
     )
     .await;
     assert_eq!(end, End::Exited(127), "{printed}");
