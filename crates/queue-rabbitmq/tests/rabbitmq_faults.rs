@@ -38,20 +38,19 @@ async fn an_answer_cut_half_way_is_delivered_again() -> Result<()> {
         proxy.cut_after(bytes);
         let mut numbers = BTreeSet::new();
         let begun = Instant::now();
-        while numbers.len() < 40 {
+        loop {
             anyhow::ensure!(begun.elapsed() < SOON, "cut after {bytes}: {} came", numbers.len());
-            for delivery in collect(&queue, &line, 1).await? {
-                // What was not acknowledged for sure comes again.
-                if queue.acknowledge(std::slice::from_ref(&delivery)).await.is_ok() {
-                    numbers.insert(number(&delivery)?);
-                }
+            let got = queue.receive(want(&line, 1, Duration::from_millis(500))).await;
+            let got = got.unwrap_or_default();
+            for delivery in &got {
+                numbers.insert(number(delivery)?);
+            }
+            // Where this is cut the broker has heard it all the same, or gives the message again.
+            queue.acknowledge(&got).await.ok();
+            if numbers.len() == 40 && got.is_empty() && direct.depth(&line).await?.waiting == 0 {
+                break;
             }
         }
-        until("nothing is left", SOON, async || {
-            let depth = direct.depth(&line).await?;
-            Ok((depth.waiting == 0).then_some(()))
-        })
-        .await?;
     }
     Ok(())
 }

@@ -165,7 +165,6 @@ async fn an_answer_cut_half_way_is_delivered_again() -> Result<()> {
         );
         proxy.cut_after(bytes);
         let mut numbers = Vec::new();
-        let begun = Instant::now();
         for delivery in collect(&queue, &line, 20).await? {
             numbers.push(number(&delivery)?);
             insist("acknowledge", async || {
@@ -175,7 +174,6 @@ async fn an_answer_cut_half_way_is_delivered_again() -> Result<()> {
         }
         numbers.sort_unstable();
         assert_eq!(numbers, (0..20).collect::<Vec<_>>(), "cut after {bytes}");
-        assert!(begun.elapsed() < Duration::from_secs(10), "{:?}", begun.elapsed());
         until("nothing is left", SOON, async || {
             let depth = direct.depth(&line).await?;
             Ok((depth.waiting + depth.unacknowledged == 0).then_some(()))
