@@ -55,7 +55,7 @@ async fn every_figure_of_the_fleet_is_there_and_nothing_is_left_behind() {
         "--duration",
         "200ms",
         "--jobs",
-        "200",
+        "50",
         "--queued",
         "1000",
         "--finished",

@@ -21,7 +21,7 @@ use tokio::{
 /// From the start to what it says when it is ready.
 const START: Duration = Duration::from_secs(60);
 /// From SIGTERM to the end.
-const STOP: Duration = Duration::from_secs(20);
+const STOP: Duration = Duration::from_secs(60);
 const LOOK: Duration = Duration::from_millis(10);
 
 /// A running program. Dropped, it is killed.

@@ -5,7 +5,7 @@ use std::{fmt, net::SocketAddr, path::Path};
 use anyhow::Result;
 use robata_testkit::rabbitmq::Node;
 
-use crate::{faults::Fault, redis::Redis};
+use crate::{faults::Fault, redis::Redis, sqs::Sqs};
 
 /// The executors whose lines hold references only: what such a line had is in the store, and goes out again. Nothing else in a
 /// broker is ever destroyed, for a job that was taken in while the store was away is nowhere else.
@@ -17,6 +17,7 @@ pub(crate) enum Kind {
     Redis,
     #[value(name = "rabbitmq")]
     RabbitMq,
+    Sqs,
 }
 
 impl fmt::Display for Kind {
@@ -24,6 +25,7 @@ impl fmt::Display for Kind {
         f.pad(match self {
             Self::Redis => "Redis",
             Self::RabbitMq => "RabbitMQ",
+            Self::Sqs => "SQS",
         })
     }
 }
@@ -33,6 +35,7 @@ impl fmt::Display for Kind {
 pub(crate) enum Broker {
     Redis(Redis),
     RabbitMq(Node),
+    Sqs(Sqs),
 }
 
 impl Broker {
@@ -40,6 +43,7 @@ impl Broker {
         Ok(match kind {
             Kind::Redis => Self::Redis(Redis::start(work).await?),
             Kind::RabbitMq => Self::RabbitMq(Node::start(&work.join("rabbitmq"), "").await?),
+            Kind::Sqs => Self::Sqs(Sqs::start(work).await?),
         })
     }
 
@@ -48,6 +52,7 @@ impl Broker {
         match self {
             Self::Redis(_) => &[Fault::KillBroker, Fault::EmptyBroker],
             Self::RabbitMq(_) => &[Fault::KillBroker, Fault::CloseConnections, Fault::EmptyBroker],
+            Self::Sqs(_) => &[Fault::StopBroker, Fault::EmptyBroker],
         }
     }
 
@@ -56,6 +61,7 @@ impl Broker {
         match self {
             Self::Redis(redis) => redis.address(),
             Self::RabbitMq(node) => SocketAddr::from(([127, 0, 0, 1], node.port())),
+            Self::Sqs(sqs) => sqs.address(),
         }
     }
 
@@ -64,22 +70,28 @@ impl Broker {
         match self {
             Self::Redis(_) => format!("[queue.redis]\nurl = \"redis://127.0.0.1:{port}\"\n"),
             Self::RabbitMq(_) => format!("[queue.rabbitmq]\nurl = \"amqp://guest:guest@127.0.0.1:{port}\"\n"),
+            Self::Sqs(_) => format!(
+                "[queue.sqs]\nregion = \"us-east-1\"\nendpoint = \"http://127.0.0.1:{port}\"\naccess_key_id = \"test\"\n\
+                 secret_access_key = \"test\"\n"
+            ),
         }
     }
 
-    /// Kill -9; it keeps its data.
+    /// Kill -9; it keeps its data. One that has it in memory only is put to sleep.
     pub(crate) fn crash(&mut self) -> Result<()> {
         match self {
             Self::Redis(redis) => redis.crash(),
             Self::RabbitMq(node) => node.kill(),
+            Self::Sqs(sqs) => sqs.sleep(),
         }
     }
 
-    /// Starts it again on its data.
+    /// Starts it again on its data, or wakes it.
     pub(crate) async fn resume(&mut self) -> Result<()> {
         match self {
             Self::Redis(redis) => redis.resume().await,
             Self::RabbitMq(node) => node.resume().await,
+            Self::Sqs(sqs) => sqs.wake(),
         }
     }
 
@@ -88,13 +100,14 @@ impl Broker {
         match self {
             Self::Redis(redis) => redis.empty().await,
             Self::RabbitMq(node) => delete_lines(node).await,
+            Self::Sqs(sqs) => sqs.empty().await,
         }
     }
 
     /// Ends every client's connection, as an operator can.
     pub(crate) async fn close_connections(&self) -> Result<()> {
         match self {
-            Self::Redis(_) => Ok(()),
+            Self::Redis(_) | Self::Sqs(_) => Ok(()),
             Self::RabbitMq(node) => {
                 let why = "a fault run";
                 node.control(&["close_all_connections", why]).await.map(drop)

@@ -38,6 +38,7 @@ pub(crate) enum Fault {
     CutBroker,
     CutEngine,
     KillBroker,
+    StopBroker,
     EmptyBroker,
     CloseConnections,
     RestartPostgres,
@@ -56,6 +57,7 @@ impl fmt::Display for Fault {
             Self::CutBroker => "broker cut off",
             Self::CutEngine => "Docker engine cut off",
             Self::KillBroker => "broker killed",
+            Self::StopBroker => "SIGSTOP of the broker",
             Self::EmptyBroker => "broker emptied",
             Self::CloseConnections => "broker closed all connections",
             Self::RestartPostgres => "PostgreSQL crashed",
@@ -179,7 +181,9 @@ impl Storm {
         let daemon = (!targets.is_empty()).then(|| *chance.pick(&targets));
         let target = match (fault, daemon) {
             (_, Some(daemon)) => daemon.name.clone(),
-            (Fault::KillBroker | Fault::EmptyBroker | Fault::CloseConnections, _) => "broker".to_owned(),
+            (Fault::KillBroker | Fault::StopBroker | Fault::EmptyBroker | Fault::CloseConnections, _) => {
+                "broker".to_owned()
+            }
             (Fault::RestartPostgres, _) => "postgres".to_owned(),
             (Fault::FillDisk, _) if self.small_disk => "disk".to_owned(),
             _ => return Ok(()),
@@ -259,9 +263,10 @@ impl Storm {
 
     async fn befall_servers(&self, fault: Fault, window: &mut Window, chance: &mut Chance) -> Result<()> {
         match fault {
-            Fault::KillBroker => {
+            Fault::KillBroker | Fault::StopBroker => {
                 let down = chance.millis(0, 8000);
-                window.how = format!("down for {:.1} s", down.as_secs_f64());
+                let what = if fault == Fault::StopBroker { "asleep" } else { "down" };
+                window.how = format!("{what} for {:.1} s", down.as_secs_f64());
                 let mut broker = self.broker.lock().await;
                 broker.crash()?;
                 sleep(down).await;

@@ -30,15 +30,22 @@ pub(crate) struct Ended {
     pub(crate) json: Value,
 }
 
-/// Waits until every job has ended and every log is sealed.
+/// Waits until every job has ended and every log is sealed. A job that was taken in by way of the broker and found its key
+/// taken, by a request of its own that nobody had an answer to, is told under the first one's id: it is that one.
 pub(crate) async fn all_ended(load: &Arc<Load>, within: Duration) -> Result<BTreeMap<JobId, Ended>> {
     let deadline = Instant::now() + within;
     let accepted = load.accepted();
     let jobs = stream::iter(accepted).map(|(id, kind)| {
         let load = Arc::clone(load);
-        async move { anyhow::Ok((id, ended(&load, id, kind, deadline).await?)) }
+        async move { ended(&load, id, kind, deadline).await }
     });
-    jobs.buffer_unordered(16).try_collect().await
+    let mut jobs = jobs.buffer_unordered(16);
+    let mut all = BTreeMap::new();
+    while let Some(job) = jobs.try_next().await? {
+        let id = job.told.job;
+        ensure!(all.insert(id, job).is_none(), "{id} is the job of two requests");
+    }
+    Ok(all)
 }
 
 async fn ended(load: &Load, id: JobId, kind: Kind, deadline: Instant) -> Result<Ended> {
@@ -69,7 +76,7 @@ async fn ended(load: &Load, id: JobId, kind: Kind, deadline: Instant) -> Result<
         }
         let why = format!("{} {} {}", kind.name(), json["reason"], json["message"]);
         let told = Told {
-            job: id,
+            job: json["id"].as_str().context("an id")?.parse()?,
             state,
             why,
             attempts: told,

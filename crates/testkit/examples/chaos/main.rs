@@ -18,6 +18,7 @@ mod notice;
 mod proxy;
 mod redis;
 mod servers;
+mod sqs;
 mod table;
 
 use std::{path::PathBuf, process::ExitCode, sync::Arc, time::Duration};

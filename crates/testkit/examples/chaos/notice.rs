@@ -193,7 +193,12 @@ impl Window {
     fn matters_to_leases(&self) -> bool {
         !matches!(
             self.fault,
-            Fault::EmptyBroker | Fault::KillBroker | Fault::CloseConnections | Fault::CutBroker | Fault::FillDisk
+            Fault::EmptyBroker
+                | Fault::KillBroker
+                | Fault::StopBroker
+                | Fault::CloseConnections
+                | Fault::CutBroker
+                | Fault::FillDisk
         )
     }
 }

@@ -24,7 +24,7 @@ pub(super) const JOBS: u32 = 20_000;
 /// Attempts before that.
 const WARM_UP: usize = 1_000;
 /// An end that is recorded is finalised by then.
-const FINALISED: Duration = Duration::from_secs(30);
+const FINALISED: Duration = Duration::from_secs(60);
 const LOOK: Duration = Duration::from_millis(20);
 
 pub(super) async fn run(fleet: &Fleet, args: &BenchArgs, report: &mut Report) -> anyhow::Result<()> {

@@ -22,7 +22,7 @@ use crate::bench::{
 /// The executor of the bench's jobs.
 const EXECUTOR: &str = "noop";
 /// Until all workers are known to a master.
-const KNOWN: Duration = Duration::from_secs(30);
+const KNOWN: Duration = Duration::from_secs(60);
 const LOOK: Duration = Duration::from_millis(20);
 
 /// Masters and workers over one space.

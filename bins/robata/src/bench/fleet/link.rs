@@ -6,7 +6,7 @@ use anyhow::Context as _;
 use redis::{AsyncConnectionConfig, Client, aio::MultiplexedConnection};
 
 /// An answer that takes longer does not come; longer than any command here waits.
-const PATIENCE: Duration = Duration::from_secs(10);
+const PATIENCE: Duration = Duration::from_secs(30);
 
 pub(super) async fn connect(url: &str) -> anyhow::Result<MultiplexedConnection> {
     let client = Client::open(url).context("--queue-url is no address of a Redis server")?;
