@@ -4,7 +4,6 @@ mod config;
 mod connect;
 mod error;
 mod greet;
-mod hand;
 mod held;
 mod key;
 mod lines;
@@ -17,7 +16,6 @@ mod queue;
 mod receive;
 mod server;
 mod settle;
-mod share;
 mod shared;
 mod take;
 

@@ -5,17 +5,15 @@ use std::{collections::BTreeMap, sync::Arc, time::Duration};
 use robata_core::{
     Result,
     job::Line,
-    queue::{Delivery, Receipt, Receive},
+    queue::{Delivery, Receipt, Receive, hand::Hand, share::Plan},
 };
 use tokio::time::Instant;
 
 use crate::{
     connect::Live,
     error::{At, Fault},
-    hand::Hand,
     look::look,
     message, settle,
-    share::Plan,
     shared::Shared,
     take::{Taken, Wait, take},
 };
@@ -64,8 +62,9 @@ pub(crate) async fn receive(shared: &Arc<Shared>, request: Receive) -> Result<Ve
     };
     let shared = Arc::clone(shared);
     tokio::spawn(async move {
+        let work = hand.work(OPERATION);
         let result = attempt(&shared, &request, &hand).await;
-        if let Some(Ok(deliveries)) = hand.put(result.map_err(|fault| fault.at(OPERATION))) {
+        if let Some(Ok(deliveries)) = work.put(result.map_err(|fault| fault.at(OPERATION))) {
             put_back(&shared, &deliveries);
         }
     });

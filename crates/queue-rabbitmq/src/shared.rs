@@ -6,13 +6,13 @@ use std::{
     time::Duration,
 };
 
-use robata_core::job::Line;
+use robata_core::{job::Line, queue::share::Share};
 use tokio::{
     sync::{OnceCell, Semaphore},
     time::Instant,
 };
 
-use crate::{RabbitMqConfig, error::Fault, held::Held, link::Link, names::Names, share::Share};
+use crate::{RabbitMqConfig, error::Fault, held::Held, link::Link, names::Names};
 
 /// So long a line that failed alone is left out of receives that have others.
 const LEFT_OUT: Duration = Duration::from_secs(15);

@@ -13,13 +13,12 @@ use lapin::{
     options::{BasicCancelOptions, BasicConsumeOptions, BasicQosOptions},
     types::FieldTable,
 };
+use robata_core::queue::{hand::Hand, share::Plan};
 use tokio::time::Instant;
 
 use crate::{
     connect::Live,
     error::{At, Fault},
-    hand::Hand,
-    share::Plan,
     shared::Shared,
 };
 

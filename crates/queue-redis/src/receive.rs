@@ -40,8 +40,9 @@ pub(crate) async fn receive(shared: &Arc<Shared>, request: Receive) -> Result<Ve
     };
     let shared = Arc::clone(shared);
     tokio::spawn(async move {
+        let work = hand.work(OPERATION);
         let result = attempt(&shared, &request, &hand).await;
-        if let Some(Ok(deliveries)) = hand.put(result.map_err(|fault| fault.at(OPERATION))) {
+        if let Some(Ok(deliveries)) = work.put(result.map_err(|fault| fault.at(OPERATION))) {
             shared.put_back(deliveries);
         }
     });

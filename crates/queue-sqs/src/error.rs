@@ -52,9 +52,6 @@ pub(crate) enum Fault {
     /// An answer that is none of the protocol's.
     #[error("SQS answered something unexpected: {0}")]
     Answer(String),
-    /// The task that did the work is gone.
-    #[error("the task that received has ended")]
-    Ended,
     /// The service's own error.
     #[error("{}", words(.code, *.status, .message))]
     Said { code: String, status: u16, message: String },
@@ -280,7 +277,7 @@ impl Fault {
             | Self::NoReceipt { .. }
             | Self::Config(_) => (ErrorKind::Invalid, None),
             Self::NotThere { .. } | Self::Redrive { .. } | Self::NoCredentials(_) => (ErrorKind::Unavailable, person),
-            Self::Unreached(_) | Self::Silent(_) | Self::Answer(_) | Self::Ended => (ErrorKind::Unavailable, None),
+            Self::Unreached(_) | Self::Silent(_) | Self::Answer(_) => (ErrorKind::Unavailable, None),
             Self::Some { first, .. } => first.verdict(),
             Self::Said { code, status, .. } => match meaning(code) {
                 Meaning::Login | Meaning::Clock | Meaning::Forbidden | Meaning::Key | Meaning::DeletedRecently => {

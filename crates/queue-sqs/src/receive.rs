@@ -34,15 +34,6 @@ impl Drop for Waiting<'_> {
     }
 }
 
-/// Tells whoever waits where the task ends without a result: its runtime is gone, or the SDK has panicked.
-struct Working<'a>(&'a Hand);
-
-impl Drop for Working<'_> {
-    fn drop(&mut self) {
-        drop(self.0.put(Err(Fault::Ended.at(OPERATION))));
-    }
-}
-
 /// Receives; may be dropped at any await.
 pub(crate) async fn receive(shared: &Arc<Shared>, request: Receive) -> Result<Vec<Delivery>> {
     if let Some((line, _)) = request.lines.iter().find(|(_, weight)| *weight == 0) {
@@ -56,10 +47,9 @@ pub(crate) async fn receive(shared: &Arc<Shared>, request: Receive) -> Result<Ve
     };
     let shared = Arc::clone(shared);
     tokio::spawn(async move {
-        let working = Working(&hand);
+        let work = hand.work(OPERATION);
         let result = attempt(&shared, &request, &hand).await;
-        std::mem::forget(working);
-        if let Some(Ok(deliveries)) = hand.put(result.map_err(|fault| fault.at(OPERATION))) {
+        if let Some(Ok(deliveries)) = work.put(result.map_err(|fault| fault.at(OPERATION))) {
             settle::put_back(&shared, &deliveries);
         }
     });

@@ -10,7 +10,7 @@ use std::{
 use futures::task::AtomicWaker;
 
 use super::Delivery;
-use crate::error::Result;
+use crate::error::{Error, ErrorKind, Result};
 
 /// One receive's result, on its way from one task that puts to one future that takes.
 #[derive(Debug, Default)]
@@ -31,8 +31,16 @@ impl Hand {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Hands it over; answers it back where nobody waits.
-    pub fn put(&self, result: Result<Vec<Delivery>>) -> Option<Result<Vec<Delivery>>> {
+    /// Begins to work for whoever waits.
+    #[must_use]
+    pub fn work(&self, operation: &'static str) -> Work<'_> {
+        Work {
+            hand: self,
+            operation: Some(operation),
+        }
+    }
+
+    fn put(&self, result: Result<Vec<Delivery>>) -> Option<Result<Vec<Delivery>>> {
         let mut state = self.state();
         if state.gone {
             return Some(result);
@@ -78,6 +86,33 @@ impl Hand {
     }
 }
 
+/// The side that receives. Where it ends without a result, for it has panicked or its runtime is gone, whoever waits is told so.
+#[derive(Debug)]
+pub struct Work<'a> {
+    hand: &'a Hand,
+    operation: Option<&'static str>,
+}
+
+impl Work<'_> {
+    /// Hands the result over; answers it back where nobody waits.
+    pub fn put(mut self, result: Result<Vec<Delivery>>) -> Option<Result<Vec<Delivery>>> {
+        self.operation = None;
+        self.hand.put(result)
+    }
+}
+
+impl Drop for Work<'_> {
+    fn drop(&mut self) {
+        if let Some(operation) = self.operation.take() {
+            let message = "the task that received has ended without a result";
+            drop(
+                self.hand
+                    .put(Err(Error::new(ErrorKind::Unavailable, operation, message))),
+            );
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use std::sync::Arc;
@@ -85,7 +120,6 @@ mod tests {
     use futures::{FutureExt, executor::block_on};
 
     use super::*;
-    use crate::{ErrorKind, error::Error};
 
     #[test]
     fn what_is_put_is_taken_once() {
@@ -109,6 +143,17 @@ mod tests {
         assert!(hand.is_gone() && hand.gone().now_or_never().is_some());
         let late = Err(Error::new(ErrorKind::Unavailable, "queue.receive", "late"));
         assert!(hand.put(late).is_some_and(|back| back.is_err()), "put after leaving");
+    }
+
+    #[test]
+    fn whoever_waits_hears_that_the_work_ended_without_a_result() {
+        let hand = Hand::default();
+        drop(hand.work("queue.receive"));
+        let told = hand.take().now_or_never().expect("told at once");
+        assert_eq!(told.unwrap_err().kind(), ErrorKind::Unavailable);
+        assert!(hand.work("queue.receive").put(Ok(Vec::new())).is_none());
+        assert!(hand.take().now_or_never().is_some_and(|told| told.is_ok()), "once only");
+        assert!(hand.take().now_or_never().is_none());
     }
 
     #[test]
