@@ -11,16 +11,13 @@ use bytes::Bytes;
 use entry::{add, entries, id_parts, is_id};
 use libfuzzer_sys::fuzz_target;
 use redis::{Arg, Value};
-use robata_core::{
-    job::{Reference, Unreadable},
-    queue::Message,
-};
+use robata_core::{Format, format::Unreadable, job::Reference, queue::Message};
 
 fuzz_target!(|data: &[u8]| {
     match Reference::read(data) {
-        Ok(reference) => assert_eq!(reference.encode(), data),
+        Ok(reference) => assert_eq!(reference.encode(Format::new(data[0])), data),
         Err(Unreadable::Malformed(what)) => assert!(!what.is_empty()),
-        Err(Unreadable::TooNew(format)) => assert_eq!(Some(&format), data.first()),
+        Err(Unreadable::TooNew(format)) => assert_eq!(Some(&format.number()), data.first()),
     }
     if let Ok(answer) = redis::parse_redis_value(data)
         && let Ok(found) = entries(answer)

@@ -40,6 +40,9 @@ pub struct Database {
     pub connections: u32,
     /// The server's clock.
     pub now: Timestamp,
+    /// The format in use, and the oldest and the newest that live daemons announce; `None` where the tables tell nothing of
+    /// it yet.
+    pub formats: Option<[u8; 3]>,
 }
 
 /// Looks at the database of these settings.
@@ -54,6 +57,7 @@ pub async fn database(postgres: &PostgresSettings, limit: Duration) -> Result<Da
             max_connections: facts.max_connections,
             connections: facts.connections,
             now: facts.now,
+            formats: facts.formats,
         })
     }
     #[cfg(not(feature = "postgres"))]

@@ -96,6 +96,14 @@ pub struct Worker {
     pub ended_at: Option<Timestamp>,
     /// Whether it was asked to drain: it takes nothing new, and leaves once what it holds has ended.
     pub draining: bool,
+    /// The newest format that it reads: while workers differ, an upgrade is under way. A server that does not tell is of
+    /// the first.
+    #[serde(default = "first_format")]
+    pub format: u8,
+}
+
+const fn first_format() -> u8 {
+    1
 }
 
 /// An executor of a worker.
@@ -126,6 +134,7 @@ impl From<WorkerRecord> for Worker {
             seen_at: record.seen_at,
             ended_at: record.ended_at,
             draining: record.draining,
+            format: record.format.number(),
         }
     }
 }

@@ -8,15 +8,12 @@ use bytes::{Bytes, BytesMut};
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    AppName, ExecutorName, JobId, JobName, Payload, QueueName, Timestamp,
+    AppName, ExecutorName, Format, JobId, JobName, Payload, QueueName, Timestamp,
     error::Result,
-    job::{Key, Line, NewJob, PRIORITIES, Unreadable, When},
+    format::Unreadable,
+    job::{Key, Line, NewJob, PRIORITIES, When},
 };
 
-/// The format of [`WholeJob::encode`].
-const FORMAT: u8 = 1;
-/// A first byte above this is no format of any release to come, but text or noise.
-const NEWEST_THINKABLE: u8 = 31;
 /// The format's number and the head's length stand before the head.
 const BEFORE_HEAD: usize = 5;
 
@@ -63,6 +60,9 @@ struct Head {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     traceparent: Option<String>,
     by: String,
+    #[cfg(feature = "next-format")]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    next: Option<bool>,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -79,6 +79,20 @@ struct HeadKey {
     key: String,
     /// SHA-256 of the request, in hexadecimal digits.
     request: String,
+}
+
+impl Head {
+    /// Whether it has the fields of this format and no others.
+    #[cfg(feature = "next-format")]
+    fn is_of(&self, format: Format) -> bool {
+        self.next.is_some() == format.is_next()
+    }
+
+    /// Whether it has the fields of this format and no others: there is one format.
+    #[cfg(not(feature = "next-format"))]
+    fn is_of(&self, format: Format) -> bool {
+        format.is_read()
+    }
 }
 
 impl WholeJob {
@@ -104,10 +118,11 @@ impl WholeJob {
         }
     }
 
-    /// The message that goes out: a format number (PROTOCOL V1), the head's length in four bytes, the head as JSON, and the
+    /// The message that goes out, in the format in use: its number (PROTOCOL V1), the head's length in four bytes, the head as JSON, and the
     /// payload as it came.
     #[must_use]
-    pub fn encode(&self) -> Bytes {
+    pub fn encode(&self, format: Format) -> Bytes {
+        let format = format.to_write();
         let job = &self.job;
         let millis = |time: Duration| u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
         let head = Head {
@@ -134,12 +149,14 @@ impl WholeJob {
             definition_version: self.definition_version,
             traceparent: job.traceparent.clone(),
             by: self.by.clone(),
+            #[cfg(feature = "next-format")]
+            next: format.is_next().then_some(true),
         };
         // Text, numbers and maps of text alone: writing them into memory cannot fail.
         let head = serde_json::to_vec(&head).unwrap_or_default();
         let payload = job.payload.bytes();
         let mut bytes = BytesMut::with_capacity(BEFORE_HEAD + head.len() + payload.len());
-        bytes.extend_from_slice(&[FORMAT]);
+        bytes.extend_from_slice(&[format.number()]);
         bytes.extend_from_slice(&u32::try_from(head.len()).unwrap_or(u32::MAX).to_be_bytes());
         bytes.extend_from_slice(&head);
         bytes.extend_from_slice(payload);
@@ -149,14 +166,7 @@ impl WholeJob {
     /// Reads a message, or says why it cannot be read. What no release has written is an error, not ignored.
     pub fn read(bytes: &Bytes) -> Result<Self, Unreadable> {
         let malformed = |what: String| Unreadable::Malformed(what);
-        match bytes.first() {
-            None => return Err(malformed("it is empty".to_owned())),
-            Some(&FORMAT) => {}
-            Some(&format) if (FORMAT + 1..=NEWEST_THINKABLE).contains(&format) => {
-                return Err(Unreadable::TooNew(format));
-            }
-            Some(format) => return Err(malformed(format!("{format} is no format of a whole job"))),
-        }
+        let format = Format::of_message(bytes, "a whole job")?;
         let short = || malformed("it ends within its head".to_owned());
         let length = bytes.get(1..BEFORE_HEAD).and_then(|length| length.try_into().ok());
         let length = usize::try_from(u32::from_be_bytes(length.ok_or_else(short)?)).map_err(|_| short())?;
@@ -164,6 +174,9 @@ impl WholeJob {
         let end = end.ok_or_else(short)?;
         let head: Head = serde_json::from_slice(&bytes[BEFORE_HEAD..end])
             .map_err(|error| malformed(format!("its head cannot be read: {error}")))?;
+        if !head.is_of(format) {
+            return Err(malformed(format!("its head is not of the format {format}")));
+        }
         // However deep: how deep it may be was judged when it was accepted.
         let payload = Payload::new(bytes.slice(end..), usize::MAX, usize::MAX)
             .map_err(|error| malformed(error.message().to_owned()))?;
@@ -306,27 +319,33 @@ mod tests {
     fn a_whole_job_comes_out_as_it_went_in_with_its_payloads_bytes() {
         let payload = b"{ \"b\": 1.50, \"a\" : \"\\u0000\" , \"a\": [12345678901234567890] }";
         let job = whole(payload);
-        let read = WholeJob::read(&job.encode()).unwrap();
-        assert_eq!(format!("{read:?}"), format!("{job:?}"));
+        for format in [Format::PREVIOUS, Format::OWN] {
+            let message = job.encode(format);
+            assert_eq!(message[0], format.number());
+            let read = WholeJob::read(&message).unwrap();
+            assert_eq!(format!("{read:?}"), format!("{job:?}"));
+        }
+        let read = WholeJob::read(&job.encode(Format::OWN)).unwrap();
         assert_eq!(&read.job.payload.bytes()[..], payload);
         for when in [When::Now, When::At(Timestamp::from_millis(1_700_000_000_123))] {
             let mut job = whole(b"null");
             (job.job.when, job.job.key, job.job.expires_in) = (when, None, None);
-            let read = WholeJob::read(&job.encode()).unwrap();
+            let read = WholeJob::read(&job.encode(Format::OWN)).unwrap();
             assert_eq!(format!("{read:?}"), format!("{job:?}"));
         }
     }
 
     #[test]
     fn what_is_too_new_is_left_and_what_no_release_wrote_is_malformed() {
-        let good = whole(b"[1]").encode();
+        let good = whole(b"[1]").encode(Format::OWN);
         let with = |change: &dyn Fn(&mut Vec<u8>)| {
             let mut bytes = good.to_vec();
             change(&mut bytes);
             WholeJob::read(&bytes.into()).map(drop)
         };
         assert_eq!(with(&|_| ()), Ok(()));
-        assert_eq!(with(&|bytes| bytes[0] = 2), Err(Unreadable::TooNew(2)));
+        let newer = Format::new(Format::OWN.number() + 1);
+        assert_eq!(with(&|bytes| bytes[0] = newer.number()), Err(Unreadable::TooNew(newer)));
         let malformed = |change: &dyn Fn(&mut Vec<u8>)| {
             let read = with(change);
             assert!(matches!(read, Err(Unreadable::Malformed(_))), "{read:?}");

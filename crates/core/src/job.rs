@@ -6,6 +6,7 @@ use crate::{
     Timestamp,
     attempt::AttemptRecord,
     definition::Definition,
+    format::{Format, Unreadable},
     id::{ClaimId, JobId},
     name::{AppName, ExecutorName, JobName, QueueName},
     payload::Payload,
@@ -198,13 +199,17 @@ pub struct Reference {
 }
 
 impl Reference {
-    /// The message that goes out (PROTOCOL V1: with a format number).
+    /// The message that goes out, in the format in use (PROTOCOL V1).
     #[must_use]
-    pub fn encode(&self) -> bytes::Bytes {
-        let mut bytes = Vec::with_capacity(21);
-        bytes.push(REFERENCE_FORMAT);
+    pub fn encode(&self, format: Format) -> bytes::Bytes {
+        let format = format.to_write();
+        let mut bytes = Vec::with_capacity(22);
+        bytes.push(format.number());
         bytes.extend_from_slice(self.job.as_bytes());
         bytes.extend_from_slice(&self.attempt.to_be_bytes());
+        if format.is_next() {
+            bytes.push(0);
+        }
         bytes.into()
     }
 
@@ -216,37 +221,28 @@ impl Reference {
 
     /// Reads a message, or says why it cannot be read.
     pub fn read(bytes: &[u8]) -> Result<Self, Unreadable> {
-        let malformed = |what: String| Err(Unreadable::Malformed(what));
-        match bytes.split_first() {
-            None => malformed("it is empty".to_owned()),
-            Some((&format, _)) if (REFERENCE_FORMAT + 1..=NEWEST_THINKABLE).contains(&format) => {
-                Err(Unreadable::TooNew(format))
+        let format = Format::of_message(bytes, "a reference")?;
+        let rest = bytes.get(1..).unwrap_or_default();
+        let rest = match format.is_next() {
+            true => rest.strip_suffix(&[0]),
+            false => Some(rest),
+        };
+        match (
+            rest.and_then(<[u8]>::first_chunk::<16>),
+            rest.and_then(|rest| rest.get(16..)),
+        ) {
+            // What follows is no field that this format knows: an error, not ignored.
+            (Some(job), Some(&[a, b, c, d])) => Ok(Self {
+                job: JobId::from_bytes(*job),
+                attempt: u32::from_be_bytes([a, b, c, d]),
+            }),
+            _ => {
+                let wanted = 21 + usize::from(format.is_next());
+                let what = format!("a reference has {wanted} bytes, this one {}", bytes.len());
+                Err(Unreadable::Malformed(what))
             }
-            Some((&REFERENCE_FORMAT, rest)) => match (rest.first_chunk::<16>(), rest.get(16..)) {
-                // What follows is no field that this format knows: an error, not ignored.
-                (Some(job), Some(&[a, b, c, d])) => Ok(Self {
-                    job: JobId::from_bytes(*job),
-                    attempt: u32::from_be_bytes([a, b, c, d]),
-                }),
-                _ => malformed(format!("a reference has 21 bytes, this one {}", bytes.len())),
-            },
-            Some((format, _)) => malformed(format!("{format} is no format of a reference")),
         }
     }
-}
-
-/// The format of [`Reference::encode`].
-const REFERENCE_FORMAT: u8 = 1;
-/// A first byte above this is no format of any release to come, but text or noise.
-const NEWEST_THINKABLE: u8 = 31;
-
-/// Why a message is no reference that this release can read.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Unreadable {
-    /// Its format is a later release's: it is left for a worker of that release (PROTOCOL V1).
-    TooNew(u8),
-    /// It is nothing that any release has written; what is wrong with it, for people.
-    Malformed(String),
 }
 
 /// A request to cancel a job.
@@ -289,16 +285,26 @@ mod tests {
             job: JobId::new(),
             attempt: 7,
         };
-        let message = reference.encode();
-        assert_eq!(Reference::read(&message), Ok(reference));
-        let mut newer = message.to_vec();
-        newer[0] = 2;
-        newer.push(0);
-        assert_eq!(Reference::read(&newer), Err(Unreadable::TooNew(2)));
-        let mut longer = message.to_vec();
-        longer.push(0);
-        for bad in [&longer[..], &message[..20], b"", b"\0", b"{\"job\": 1}", b"\xff"] {
-            assert!(matches!(Reference::read(bad), Err(Unreadable::Malformed(_))), "{bad:?}");
+        for format in [Format::PREVIOUS, Format::OWN] {
+            let message = reference.encode(format);
+            assert_eq!(message[0], format.number());
+            assert_eq!(Reference::read(&message), Ok(reference));
+            let mut newer = message.to_vec();
+            newer[0] = Format::OWN.number() + 1;
+            newer.push(0);
+            let too_new = Unreadable::TooNew(Format::new(Format::OWN.number() + 1));
+            assert_eq!(Reference::read(&newer), Err(too_new));
+            let mut longer = message.to_vec();
+            longer.push(0);
+            for bad in [&longer[..], &message[..20], b"", b"\0", b"{\"job\": 1}", b"\xff"] {
+                assert!(matches!(Reference::read(bad), Err(Unreadable::Malformed(_))), "{bad:?}");
+            }
         }
+        let unknown = reference.encode(Format::new(9));
+        assert_eq!(
+            unknown,
+            reference.encode(Format::OWN),
+            "no release writes a format that it does not know"
+        );
     }
 }

@@ -14,6 +14,7 @@ use crate::{
     definition::{Catalog, CatalogWrite},
     error::Result,
     executor::RealmId,
+    format::Format,
     id::{AttemptId, ClaimId, Epoch, IncarnationId, InstallationId, JobId},
     job::{Acted, Cancel, Enqueue, Enqueued, JobDetail, JobRecord, Key, Line, Reference, RetryByHand},
     name::{AppName, ExecutorName, JobName, QueueName, TokenName},
@@ -63,6 +64,8 @@ pub struct Register {
     pub pid: u32,
     /// The executors it has, with their realms and slots. A realm that cannot be reached yet is left out.
     pub executors: BTreeMap<ExecutorName, WorkerExecutor>,
+    /// The newest format that it reads (PROTOCOL V1).
+    pub format: Format,
 }
 
 /// An executor of a worker.
@@ -110,6 +113,44 @@ pub struct Adopt {
     pub only: Option<Vec<AttemptId>>,
     /// At most so many in one transaction.
     pub max: usize,
+    /// The newest format that the adopter reads: what is newer is left for another (PROTOCOL V1).
+    pub format: Format,
+}
+
+/// A master's mark.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Mark {
+    /// The master's run.
+    pub master: IncarnationId,
+    /// The newest format that it reads (PROTOCOL V1).
+    pub format: Format,
+}
+
+/// What judging found.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Judged {
+    /// How many leases it ended.
+    pub ended: usize,
+    /// The format in use from now on.
+    pub format: Format,
+}
+
+/// A master as the store tells it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct MasterRecord {
+    /// Its last mark.
+    pub mark: Mark,
+    /// When it was written.
+    pub marked_at: Timestamp,
+}
+
+/// Who announces which format (PROTOCOL V1).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Formats {
+    /// The format in use.
+    pub in_use: Format,
+    /// Masters whose mark is fresh.
+    pub masters: Vec<MasterRecord>,
 }
 
 /// A worker as the store tells it.
@@ -133,6 +174,8 @@ pub struct WorkerRecord {
     pub ended_at: Option<Timestamp>,
     /// Whether it was asked to drain.
     pub draining: bool,
+    /// The newest format that it reads.
+    pub format: Format,
 }
 
 /// A queue that was paused: its waiting jobs stay where they are.
@@ -212,6 +255,8 @@ pub struct Published {
     pub broker_key: BrokerKey,
     /// The references.
     pub references: Vec<Reference>,
+    /// The format that they were written in (PROTOCOL V1).
+    pub format: Format,
 }
 
 /// Which publications of a line are void, so that they go out again (PROTOCOL O3).
@@ -335,6 +380,10 @@ pub trait JobStore: fmt::Debug + Send + Sync {
 /// - `Prepared` MUST be `Conflict` where another handle is recorded already.
 /// - `adopt` MUST raise the epoch of what it gives, MUST give only what no live lease holds, and of each attempt to one
 ///   adopter; attempts that ended and are not finalised are given, too.
+/// - `register` of a worker that announces an older format than the one in use MUST put that one in use at once: from its
+///   answer on no claim freezes a request in a newer one, and what is out MUST go out again (PROTOCOL V1).
+/// - `claim` MUST freeze its requests in the format in use.
+/// - `adopt` MUST NOT give what is frozen in a newer format than the adopter reads; the others MUST be given all the same.
 /// - `release` MUST end the lease so that others adopt at once.
 /// - `heartbeat` MUST tell what is held and followed, and whether somebody asked to drain; a worker that was asked MUST be
 ///   shown so, and MUST NOT count as one that takes jobs. `drain` MUST be `NotFound` for an unknown worker and `Conflict`
@@ -384,9 +433,13 @@ pub trait AttemptStore: fmt::Debug + Send + Sync {
 ///   queue is paused, MUST NOT take the room of a limit from other lines.
 /// - `published` MUST be a compare-and-set on (job, attempt, `queued`): what was claimed meanwhile stays as it is, and what
 ///   a claim gave back meanwhile (over a limit, paused) MUST go out again, for brokers deliver before they confirm.
+/// - `published` MUST note nothing as out that was written in a newer format than the one in use: it goes out again.
 /// - `void` MUST make publications go out again, and MUST NOT touch what is claimed.
 /// - `judge` MUST end leases that have expired by the store's clock, and MUST move its judgement by a whole lease after a
 ///   gap in all marks (PROTOCOL H4).
+/// - The format in use MUST be that of the oldest live daemon: of the workers whose lease has not ended and the masters whose
+///   mark is at most a lease old. `judge` MUST let it rise only after marks came without a gap for a whole lease, and MUST let
+///   it fall at once, as `register` does; then what is out MUST go out again (PROTOCOL V1).
 /// - `settle_lost` MUST end as lost only attempts whose holder's lease ended at least this long ago and that nobody adopted;
 ///   time counts only since marks came without a gap, and not at all during one (PROTOCOL H6).
 /// - `lose` MUST end at once as lost what lives in the realm, and nothing else; it MUST be `Conflict`, and change nothing,
@@ -405,8 +458,10 @@ pub trait ScheduleStore: fmt::Debug + Send + Sync {
     async fn published(&self, published: Published) -> Result<()>;
     /// Voids publications; answers how many.
     async fn void(&self, line: &Line, what: Void) -> Result<usize>;
-    /// Writes this master's mark and ends expired leases; answers how many.
-    async fn judge(&self) -> Result<usize>;
+    /// Writes this master's mark, ends expired leases, and puts the format in use that all live daemons read.
+    async fn judge(&self, mark: Mark) -> Result<Judged>;
+    /// The format in use, and the masters that announce theirs.
+    async fn formats(&self) -> Result<Formats>;
     /// Ends as lost what nobody came for; an executor that is not named has the default, `None` means never.
     async fn settle_lost(
         &self,
@@ -469,6 +524,9 @@ pub trait AccessStore: fmt::Debug + Send + Sync {
 pub trait Store: JobStore + AttemptStore + ScheduleStore + CatalogStore + AccessStore + AcceptStore + 'static {
     /// The installation's id, made once (PROTOCOL R2).
     fn installation(&self) -> InstallationId;
+    /// The format in use as this process last saw it, by judging, registering, a heartbeat, a claim or a publication; before
+    /// that the oldest that this release reads. It asks nobody.
+    fn format(&self) -> Format;
     /// What the store tells whoever listens. A slow listener loses hints, never blocks a writer; where it lost some, or
     /// the store heard nothing for a while from other processes, [`Hint::Gap`] stands in their place.
     fn hints(&self) -> BoxStream<'static, Hint>;

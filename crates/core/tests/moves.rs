@@ -10,7 +10,7 @@ use std::{collections::BTreeMap, sync::Arc, time::Duration};
 use events::{attempt_events, job_events};
 use proptest::prelude::*;
 use robata_core::{
-    AttemptState, ClaimId, Epoch, ExecutorName, IncarnationId, JobId, JobState, Payload, Reason, Timestamp,
+    AttemptState, ClaimId, Epoch, ExecutorName, Format, IncarnationId, JobId, JobState, Payload, Reason, Timestamp,
     WaitingReason,
     attempt::{AttemptChange, AttemptWrite, LogSummary},
     definition::{Catalog, Definition},
@@ -42,6 +42,10 @@ impl Transaction for Tx {
 
     fn default_executor(&self) -> Option<&ExecutorName> {
         None
+    }
+
+    fn format(&self) -> Format {
+        Format::OWN
     }
 
     fn tally(&mut self) -> &mut Tally {
@@ -237,7 +241,12 @@ impl Job {
         };
         let before = (row.clone(), self.row.clone());
         if row
-            .write(&mut self.row, self.requests.get(attempt), &write, tx)
+            .write(
+                &mut self.row,
+                self.requests.get(attempt).map(StartRequest::terms),
+                &write,
+                tx,
+            )
             .is_err()
         {
             assert_eq!(

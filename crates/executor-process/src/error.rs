@@ -3,7 +3,7 @@
 use std::{io, path::Path, time::Duration};
 
 use nix::errno::Errno;
-use robata_core::{Error, ErrorKind};
+use robata_core::{Error, ErrorKind, Format};
 
 pub(crate) type Result<T, E = Fault> = std::result::Result<T, E>;
 
@@ -24,7 +24,7 @@ pub(crate) enum Fault {
     #[error("{0}")]
     Lingers(String),
     #[error("{path} has format {format}, newer than this program knows")]
-    Newer { path: String, format: u32 },
+    Newer { path: String, format: Format },
     /// A job can reach its own folder, and do to our files there what it likes.
     #[error("{path} is not what was written there: {what}")]
     Damaged { path: String, what: String },
@@ -100,7 +100,7 @@ mod tests {
         assert_eq!(kind(Errno::ENOSPC), ErrorKind::NoCapacity);
         let newer = Fault::Newer {
             path: "lock".into(),
-            format: 2,
+            format: Format::new(2),
         };
         assert_eq!(newer.at("process.prepare").kind(), ErrorKind::Unavailable);
     }

@@ -13,7 +13,7 @@ use std::{
 
 use nix::{sys::statfs::statfs, unistd::geteuid};
 use robata_core::{
-    InstallationId,
+    Format, InstallationId,
     executor::{Handle, RealmId},
     file_system,
 };
@@ -22,7 +22,7 @@ use serde::{Deserialize, Serialize};
 use crate::{
     error::{Fault, Result},
     lock,
-    thing::{FORMAT, Thing, read_json},
+    thing::{Thing, read_json},
 };
 
 /// What nobody has touched for so long was left by a crash.
@@ -31,7 +31,7 @@ const STALE: Duration = Duration::from_secs(600);
 #[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Realm {
-    format: u32,
+    format: Format,
     id: String,
 }
 
@@ -234,7 +234,8 @@ fn realm(state: &Path) -> Result<RealmId> {
         return Ok(RealmId(realm.id));
     }
     let realm = Realm {
-        format: FORMAT,
+        // Written once, and read by every release that comes and goes.
+        format: Format::PREVIOUS,
         id: uuid::Uuid::new_v4().simple().to_string(),
     };
     let new = state.join("realm.new");

@@ -4,8 +4,9 @@ use std::path::Path;
 
 use nix::unistd::{Gid, Group, Uid, User, geteuid, getgrouplist};
 use robata_core::{
+    Format,
     definition::{Resources, Security},
-    executor::Spec,
+    executor::{Prepare, Spec, label},
 };
 
 use crate::{
@@ -14,14 +15,18 @@ use crate::{
     error::{Fault, Result},
     folder::is_name,
     order::{Ids, Order, Resource},
-    thing::{FORMAT, Thing},
+    thing::Thing,
 };
 
 /// The variable by which the processes of a thing are found if their supervisor is killed.
 pub(crate) const MARK: &str = "ROBATA_THING";
 
 /// Makes the order, or says what of the spec cannot be done here.
-pub(crate) fn order(config: &ProcessConfig, engine: &Engine, thing: &Thing, name: &str, spec: &Spec) -> Result<Order> {
+pub(crate) fn order(config: &ProcessConfig, engine: &Engine, thing: &Thing, request: &Prepare) -> Result<Order> {
+    let (name, spec) = (request.name.as_str(), &request.spec);
+    // As its labels say, for all of one attempt is in one format (PROTOCOL V1).
+    let format = request.labels.get(label::FORMAT).and_then(|text| text.parse().ok());
+    let format = format.map_or(Format::PREVIOUS, Format::new);
     let refused = |words: String| Err(Fault::Refused(words));
     if !is_name(name) {
         return refused(format!("{name:?} is no name of a thing ([a-z0-9-], at most 63)"));
@@ -101,7 +106,7 @@ pub(crate) fn order(config: &ProcessConfig, engine: &Engine, thing: &Thing, name
         );
     }
     Ok(Order {
-        format: FORMAT,
+        format,
         argv,
         environment,
         working_dir: spec.working_dir.as_ref().map(Into::into),

@@ -3,15 +3,17 @@
 
 use std::{collections::BTreeMap, path::PathBuf};
 
+use robata_core::Format;
 use serde::{Deserialize, Serialize};
 
 use crate::cgroup::Group;
 
 /// Written by the worker, read by the supervisor that it has just started: both are the same program.
-#[derive(Clone, Default, Serialize, Deserialize)]
+#[derive(Clone, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct Order {
-    pub(crate) format: u32,
+    /// That of the request: the outcome is written in it, too.
+    pub(crate) format: Format,
     pub(crate) argv: Vec<String>,
     pub(crate) environment: BTreeMap<String, String>,
     /// `None`: a fresh one.

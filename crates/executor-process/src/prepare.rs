@@ -18,7 +18,7 @@ use crate::{
     limits, lock,
     order::Order,
     spawn,
-    thing::{self, FORMAT, Record, Seen, Thing, Verdict},
+    thing::{self, Record, Seen, Thing, Verdict},
 };
 
 /// Somebody else may take the name between our look and our step; nobody does so often.
@@ -34,7 +34,7 @@ pub(crate) fn prepare(engine: &Engine, request: &Prepare) -> Result<Handle> {
             continue;
         }
         let (new, aside) = folder.new_thing();
-        let order = limits::order(&engine.config, &engine.cgroups, &new, &request.name, &request.spec)?;
+        let order = limits::order(&engine.config, &engine.cgroups, &new, request)?;
         // Held from before anybody can see the thing until its supervisor is gone.
         let record = record(engine, request, &order).map_err(Fault::io("write", &new.lock))?;
         let held = match lock::take_new(&new.lock, &record) {
@@ -103,7 +103,7 @@ fn settle(engine: &Engine, taken: &Thing, request: &Prepare) -> Result<Option<Ha
 /// What stands in the lock file.
 fn record(engine: &Engine, request: &Prepare, order: &Order) -> io::Result<Vec<u8>> {
     let record = Record {
-        format: FORMAT,
+        format: order.format,
         name: request.name.clone(),
         labels: request.labels.clone(),
         created_at: clock::now(),

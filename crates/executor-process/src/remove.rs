@@ -2,7 +2,10 @@
 
 use std::{collections::BTreeMap, path::PathBuf};
 
-use robata_core::finish::{End, NeverRan};
+use robata_core::{
+    Format,
+    finish::{End, NeverRan},
+};
 
 use crate::{
     error::{Fault, Result},
@@ -92,7 +95,8 @@ pub(crate) fn settle(engine: &Engine, things: &[(&Thing, Option<Record>)]) -> Re
             None => End::NeverRan(NeverRan::NotSetGoing),
         };
         let why = damage.as_deref().unwrap_or(why);
-        let outcome = Outcome::new(end, started).with_message(why);
+        let format = record.as_ref().map_or(Format::PREVIOUS, |record| record.format);
+        let outcome = Outcome::new(format, end, started).with_message(why);
         if started.is_some() {
             keep(thing, &outcome)?;
         }

@@ -24,7 +24,7 @@ use std::{
     time::Duration,
 };
 
-use robata_core::{Timestamp, executor::Handle, finish::End};
+use robata_core::{Format, Timestamp, executor::Handle, finish::End};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 use crate::{
@@ -33,8 +33,6 @@ use crate::{
     lock,
 };
 
-/// The format that this release writes and reads (PROTOCOL V1).
-pub(crate) const FORMAT: u32 = 1;
 /// The longest outcome; its room on disk is taken before the job runs, so that a full disk cannot hide an end.
 const OUTCOME_BYTES: usize = 2048;
 /// No record of ours is longer: names and labels are bounded where they are made.
@@ -46,7 +44,8 @@ const MESSAGE_BYTES: usize = 256;
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct Record {
-    pub(crate) format: u32,
+    /// That of the request, like all of one attempt (PROTOCOL V1).
+    pub(crate) format: Format,
     pub(crate) name: String,
     pub(crate) labels: BTreeMap<String, String>,
     pub(crate) created_at: Timestamp,
@@ -60,7 +59,7 @@ pub(crate) struct Record {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct Outcome {
-    pub(crate) format: u32,
+    pub(crate) format: Format,
     pub(crate) end: End,
     pub(crate) started_at: Option<Timestamp>,
     pub(crate) finished_at: Option<Timestamp>,
@@ -249,9 +248,9 @@ pub(crate) fn unreserved(folder: &Path) -> Result<Option<String>> {
 }
 
 impl Outcome {
-    pub(crate) fn new(end: End, started_at: Option<Timestamp>) -> Self {
+    pub(crate) fn new(format: Format, end: End, started_at: Option<Timestamp>) -> Self {
         Self {
-            format: FORMAT,
+            format,
             end,
             started_at,
             finished_at: None,
@@ -324,8 +323,8 @@ fn whole<T>(read: Result<Option<T>>) -> Result<Option<T>> {
 /// Reads a record of ours; `None` where it is absent or was cut off by a crash of the machine.
 pub(crate) fn read_json<T: DeserializeOwned>(path: &Path) -> Result<Option<T>> {
     #[derive(Deserialize)]
-    struct Format {
-        format: u32,
+    struct Number {
+        format: Format,
     }
     let damaged = |what: String| Fault::Damaged {
         path: path.display().to_string(),
@@ -337,16 +336,16 @@ pub(crate) fn read_json<T: DeserializeOwned>(path: &Path) -> Result<Option<T>> {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
         Err(error) => return Err(Fault::io("read", path)(error)),
     };
-    match serde_json::from_slice(&bytes) {
-        Ok(value) => Ok(Some(value)),
-        Err(error) => match serde_json::from_slice::<Format>(&bytes) {
-            Ok(Format { format }) if format > FORMAT => Err(Fault::Newer {
-                path: path.display().to_string(),
-                format,
-            }),
-            Ok(_) => Err(damaged(error.to_string())),
-            Err(_) => Ok(None),
-        },
+    match serde_json::from_slice::<Number>(&bytes) {
+        // Also where it has our shape: what it means is known to that release.
+        Ok(Number { format }) if format.is_newer() => Err(Fault::Newer {
+            path: path.display().to_string(),
+            format,
+        }),
+        Ok(_) => serde_json::from_slice(&bytes)
+            .map(Some)
+            .map_err(|error| damaged(error.to_string())),
+        Err(_) => Ok(None),
     }
 }
 
@@ -415,7 +414,7 @@ mod tests {
     fn the_longest_outcome_fits_in_its_room() {
         let folder = tempfile::tempdir().unwrap();
         let at = Some(Timestamp::from_millis(1_763_600_000_007));
-        let mut outcome = Outcome::new(End::Signalled(9), at).with_message("\u{1}".repeat(9999));
+        let mut outcome = Outcome::new(Format::OWN, End::Signalled(9), at).with_message("\u{1}".repeat(9999));
         outcome.finished_at = at;
         outcome.detail = Some("E".repeat(64));
         assert!(serde_json::to_vec(&outcome).unwrap().len() <= OUTCOME_BYTES);
@@ -429,11 +428,17 @@ mod tests {
     fn a_newer_format_is_told_and_a_torn_record_is_none() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("outcome.json");
-        fs::write(&path, br#"{"format": 2, "shape": "new"}"#).unwrap();
-        assert!(matches!(
-            read_json::<Outcome>(&path),
-            Err(Fault::Newer { format: 2, .. })
-        ));
+        let newer = Format::new(Format::OWN.number() + 1);
+        let newer_shape = format!("{{\"format\": {newer}, \"shape\": \"new\"}}");
+        let same_shape = Outcome::new(newer, End::Exited(0), None);
+        for text in [newer_shape.into_bytes(), serde_json::to_vec(&same_shape).unwrap()] {
+            fs::write(&path, text).unwrap();
+            let read = read_json::<Outcome>(&path);
+            assert!(
+                matches!(read, Err(Fault::Newer { format, .. }) if format == newer),
+                "{read:?}"
+            );
+        }
         fs::write(&path, br#"{"format": 1, "en"#).unwrap();
         assert_eq!(read_json::<Outcome>(&path).unwrap(), None);
         fs::write(&path, br#"{"format": 1, "end": "lost", "started_at": null, "finished_at": null, "detail": null, "message": null, "more": 1}"#).unwrap();

@@ -6,7 +6,8 @@ use std::time::Duration;
 use robata_core::{
     Error, ErrorKind, Result, Retry,
     accept::{TakenIn, WholeJob},
-    job::{Line, Unreadable},
+    format::Unreadable,
+    job::Line,
     queue::{Delivery, Queue, Receive},
     store::{SetAside, Store},
 };
@@ -128,7 +129,7 @@ impl Reader<'_> {
                 Ok(whole) => readable.push((whole, delivery)),
                 Err(Unreadable::Malformed(why)) => aside.push((delivery, why)),
                 Err(Unreadable::TooNew(format)) => {
-                    tracing::warn!(format, "a whole job of a later release is left for its masters");
+                    tracing::warn!(%format, "a whole job of a later release is left for its masters");
                     newer.push(delivery);
                 }
             }

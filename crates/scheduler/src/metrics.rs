@@ -6,7 +6,7 @@ use opentelemetry::{
     KeyValue, global,
     metrics::{Counter, Gauge},
 };
-use robata_core::job::Line;
+use robata_core::{Format, job::Line};
 
 pub(crate) static METRICS: LazyLock<Metrics> = LazyLock::new(Metrics::new);
 
@@ -22,6 +22,8 @@ pub(crate) struct Metrics {
     taken_in: Counter<u64>,
     accept_waiting: Gauge<u64>,
     errors: Counter<u64>,
+    format: Gauge<u64>,
+    own_format: Gauge<u64>,
 }
 
 impl Metrics {
@@ -45,6 +47,14 @@ impl Metrics {
             accept_waiting: meter
                 .u64_gauge("robata_accept_waiting")
                 .with_description("Whole jobs in the broker that wait to be taken in, as last seen")
+                .build(),
+            format: meter
+                .u64_gauge("robata_format_in_use")
+                .with_description("The format in which all daemons write, as last seen")
+                .build(),
+            own_format: meter
+                .u64_gauge("robata_format_own")
+                .with_description("The newest format that this daemon reads")
                 .build(),
             errors: counter("robata_scheduler_errors", "Rounds of a loop that failed, by loop"),
         }
@@ -80,6 +90,11 @@ impl Metrics {
 
     pub(crate) fn accept_waiting(&self, count: u64) {
         self.accept_waiting.record(count, &[]);
+    }
+
+    pub(crate) fn format(&self, in_use: Format) {
+        self.format.record(in_use.number().into(), &[]);
+        self.own_format.record(Format::OWN.number().into(), &[]);
     }
 
     pub(crate) fn error(&self, name: &'static str) {

@@ -289,10 +289,12 @@ impl Outbox {
             }
             let broker_key = broker_key?;
             for batch in references.chunks(BATCH) {
+                // Where it falls meanwhile, they are not noted as out, and go out again.
+                let format = self.store.format();
                 let messages = batch
                     .iter()
                     .map(|reference| Message {
-                        body: reference.encode(),
+                        body: reference.encode(format),
                         ..Message::default()
                     })
                     .collect();
@@ -303,6 +305,7 @@ impl Outbox {
                     line: line.clone(),
                     broker_key: broker_key.clone(),
                     references: batch.to_vec(),
+                    format,
                 };
                 self.within("store.published", self.store.published(published)).await?;
             }

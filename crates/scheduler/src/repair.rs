@@ -2,7 +2,10 @@
 
 use std::time::Duration;
 
-use robata_core::store::{LEASE, MARK, Store};
+use robata_core::{
+    Format, IncarnationId,
+    store::{Judged, LEASE, MARK, Mark, Store},
+};
 use tokio::time::{MissedTickBehavior, interval};
 
 use crate::{config::SchedulerConfig, metrics::METRICS, part::within};
@@ -10,15 +13,21 @@ use crate::{config::SchedulerConfig, metrics::METRICS, part::within};
 /// Writes marks and judges leases, for ever; at a steady pace, since a longer gap in the marks moves every judgement.
 pub(crate) async fn judge(store: &dyn Store, patience: Duration) {
     let patience = patience.min(LEASE / 3);
+    let mark = Mark {
+        master: IncarnationId::new(),
+        format: Format::OWN,
+    };
     let mut ticks = interval(MARK);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         ticks.tick().await;
-        match within(patience, "store.judge", store.judge()).await {
-            Ok(0) => {}
-            Ok(ended) => {
-                METRICS.leases(ended);
-                tracing::warn!(ended, "leases of workers have expired");
+        match within(patience, "store.judge", store.judge(mark)).await {
+            Ok(Judged { ended, format }) => {
+                METRICS.format(format);
+                if ended > 0 {
+                    METRICS.leases(ended);
+                    tracing::warn!(ended, "leases of workers have expired");
+                }
             }
             Err(error) => {
                 // What the store did not see is nobody's fault: nothing is concluded from it.

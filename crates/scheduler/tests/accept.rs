@@ -11,7 +11,7 @@ use std::{
 use anyhow::Result;
 use bytes::Bytes;
 use robata_core::{
-    ErrorKind, JobId, Payload,
+    ErrorKind, Format, JobId, Payload,
     accept::{AcceptStore as _, WholeJob},
     definition::{CatalogWrite, Definition},
     job::{Enqueue, Key, Line, NewJob, Reference, When},
@@ -156,7 +156,11 @@ impl Rig {
 async fn whole_jobs_are_taken_in_and_go_out_like_any_other() -> Result<()> {
     let jobs: Vec<_> = (0..600).map(|_| whole(None)).collect();
     // Each comes twice.
-    let messages = jobs.iter().chain(&jobs).map(|job| message(job.encode())).collect();
+    let messages = jobs
+        .iter()
+        .chain(&jobs)
+        .map(|job| message(job.encode(Format::OWN)))
+        .collect();
     let rig = Rig::new(|_| (), messages).await?;
     rig.is_read_to_its_end().await?;
     let counts = rig.store.queue_counts().await?;
@@ -181,7 +185,7 @@ async fn whole_jobs_are_taken_in_and_go_out_like_any_other() -> Result<()> {
 #[tokio::test]
 async fn while_the_store_is_away_nothing_is_held_and_nothing_lost() -> Result<()> {
     let jobs: Vec<_> = (0..20).map(|_| whole(None)).collect();
-    let messages = jobs.iter().map(|job| message(job.encode())).collect();
+    let messages = jobs.iter().map(|job| message(job.encode(Format::OWN))).collect();
     let away = Fault::Refuse(ErrorKind::Unavailable);
     let rig = Rig::new(
         |faults| {
@@ -211,7 +215,7 @@ async fn while_the_store_is_away_nothing_is_held_and_nothing_lost() -> Result<()
 #[tokio::test]
 async fn an_answer_that_was_lost_makes_no_second_job() -> Result<()> {
     let jobs: Vec<_> = (0..20).map(|_| whole(None)).collect();
-    let messages = jobs.iter().map(|job| message(job.encode())).collect();
+    let messages = jobs.iter().map(|job| message(job.encode(Format::OWN))).collect();
     let lose = |faults: &Faults| {
         faults.fail("store.take_in", Fault::LoseAnswer, 1);
         faults.fail("queue.acknowledge", Fault::Refuse(ErrorKind::Unavailable), 1);
@@ -239,7 +243,7 @@ async fn what_cannot_be_taken_in_is_set_aside_with_its_reason_and_holds_up_nothi
     let messages = [&b"nonsense"[..], b""].map(message);
     let messages = messages
         .into_iter()
-        .chain([&other, &same, &good].map(|job| message(job.encode())));
+        .chain([&other, &same, &good].map(|job| message(job.encode(Format::OWN))));
     rig.queue.publish(&Line::accept(), messages.collect()).await?;
     rig.is_read_to_its_end().await?;
     assert!(rig.is_there(good.job.id).await && !rig.is_there(other.job.id).await);
@@ -249,7 +253,7 @@ async fn what_cannot_be_taken_in_is_set_aside_with_its_reason_and_holds_up_nothi
     assert!(aside.iter().all(|record| record.message.source == ".accept/.masters"));
     let refused = aside
         .iter()
-        .find(|record| record.message.body == other.encode())
+        .find(|record| record.message.body == other.encode(Format::OWN))
         .unwrap();
     for word in [&other.job.id.to_string(), "shop/mail", "by test", "different request"] {
         assert!(
@@ -264,7 +268,7 @@ async fn what_cannot_be_taken_in_is_set_aside_with_its_reason_and_holds_up_nothi
 #[tokio::test]
 async fn of_a_group_that_fails_for_one_only_that_one_is_set_aside() -> Result<()> {
     let jobs: Vec<_> = (0..4).map(|_| whole(None)).collect();
-    let messages = jobs.iter().map(|job| message(job.encode())).collect();
+    let messages = jobs.iter().map(|job| message(job.encode(Format::OWN))).collect();
     // The four, the first two, the first one.
     let bad = |faults: &Faults| faults.fail("store.take_in", Fault::Refuse(ErrorKind::Internal), 3);
     let rig = Rig::new(bad, messages).await?;
@@ -275,17 +279,17 @@ async fn of_a_group_that_fails_for_one_only_that_one_is_set_aside() -> Result<()
     }
     let aside = rig.set_aside().await?;
     assert_eq!(aside.len(), 1, "{aside:?}");
-    assert_eq!(aside[0].message.body, jobs[0].encode());
+    assert_eq!(aside[0].message.body, jobs[0].encode(Format::OWN));
     Ok(())
 }
 
 #[tokio::test]
 async fn an_outage_is_over_once_the_line_was_read_to_its_end_and_not_before() -> Result<()> {
     let job = whole(None);
-    let mut later = job.encode().to_vec();
+    let mut later = job.encode(Format::OWN).to_vec();
     later[0] = 2;
     // A later release's, which this one leaves alone.
-    let rig = Rig::new(|_| (), vec![message(later.clone()), message(job.encode())]).await?;
+    let rig = Rig::new(|_| (), vec![message(later.clone()), message(job.encode(Format::OWN))]).await?;
     case::until("the job is there", LONG, || async {
         Ok(rig.is_there(job.job.id).await.then_some(()))
     })

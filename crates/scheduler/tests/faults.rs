@@ -191,6 +191,7 @@ impl Rig {
             host: "test".into(),
             pid: 1,
             executors: [(ExecutorName::new("process")?, own)].into(),
+            format: robata_core::Format::OWN,
         };
         self.store.register(request).await?;
         Ok(incarnation)

@@ -135,6 +135,7 @@ async fn attempts(store: &PostgresStore, workers: usize, each: usize, batch: usi
                 host: "measure".into(),
                 pid: 1,
                 executors: [("process".parse()?, own)].into(),
+                format: robata_core::Format::OWN,
             };
             store.register(register).await?;
             let mut done = 0;
@@ -153,6 +154,7 @@ async fn attempts(store: &PostgresStore, workers: usize, each: usize, batch: usi
                         line: line()?,
                         broker_key: BrokerKey("measure".into()),
                         references: some.to_vec(),
+                        format: robata_core::Format::PREVIOUS,
                     };
                     store.published(published).await?;
                     let claim = Claim {

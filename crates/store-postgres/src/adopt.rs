@@ -1,7 +1,7 @@
 //! What is held, fetched again after a lost answer, and taken over (PROTOCOL H1, H3, H5, C1).
 
 use robata_core::{
-    AttemptId, IncarnationId,
+    AttemptId, ExecutorName, IncarnationId,
     attempt::{HeldAttempt, Knowledge},
     id::ClaimId,
     store::Adopt,
@@ -80,6 +80,9 @@ pub(crate) async fn adopt(tx: &mut Tx, request: &Adopt) -> Result<Vec<HeldAttemp
     if holders.is_empty() || request.max == 0 {
         return Ok(Vec::new());
     }
+    if request.only.is_none() {
+        tell_newer(tx, request, &holders).await?;
+    }
     let (executors, realms): (Vec<_>, Vec<_>) = request
         .realms
         .iter()
@@ -104,7 +107,7 @@ pub(crate) async fn adopt(tx: &mut Tx, request: &Adopt) -> Result<Vec<HeldAttemp
         // What another adopter is taking is skipped: it is given to one.
         let rows = q(concat!(
             held_query!(),
-            "WHERE a.finalised_at IS NULL AND a.holder = ANY($1) AND a.seq > $7
+            "WHERE a.finalised_at IS NULL AND a.holder = ANY($1) AND a.seq > $7 AND r.format <= $8
                AND EXISTS (SELECT 1 FROM unnest($2::text[], $3::text[]) AS v (executor, realm)
                            WHERE v.executor = a.executor AND (a.realm IS NULL OR a.realm = v.realm))
                AND ($4::uuid[] IS NULL OR (a.job_id, a.number) IN (SELECT * FROM unnest($4::uuid[], $5::integer[])))
@@ -117,6 +120,7 @@ pub(crate) async fn adopt(tx: &mut Tx, request: &Adopt) -> Result<Vec<HeldAttemp
         .bind(numbers.as_deref())
         .bind(limit(room))
         .bind(last)
+        .bind(i16::from(request.format.number()))
         .fetch_all(tx.conn())
         .await?;
         for row in &rows {
@@ -141,6 +145,25 @@ pub(crate) async fn adopt(tx: &mut Tx, request: &Adopt) -> Result<Vec<HeldAttemp
             .await?;
     }
     Ok(adopted)
+}
+
+/// Warns of what is frozen in a newer format than the adopter reads: it is left for a worker of that release (PROTOCOL V1).
+async fn tell_newer(tx: &mut Tx, request: &Adopt, holders: &[Uuid]) -> Result<()> {
+    let executors: Vec<_> = request.realms.keys().map(ExecutorName::as_str).collect();
+    let row = q(
+        "SELECT count(*) AS n FROM robata.attempts a JOIN robata.start_requests r ON r.attempt = a.seq
+         WHERE a.finalised_at IS NULL AND a.holder = ANY($1) AND r.format > $2 AND a.executor = ANY($3)",
+    )
+    .bind(holders)
+    .bind(i16::from(request.format.number()))
+    .bind(executors)
+    .fetch_one(tx.conn())
+    .await?;
+    let attempts: i64 = row.col("n")?;
+    if attempts > 0 {
+        tracing::warn!(attempts, reads = %request.format, "attempts of a later release are left for its workers");
+    }
+    Ok(())
 }
 
 pub(crate) async fn known(tx: &mut Tx, attempts: &[AttemptId]) -> Result<Vec<Knowledge>> {

@@ -170,7 +170,7 @@ async fn insert(tx: &mut Tx, claim: &Claim, worker: &str, new: &[NewAttempt]) ->
                  SELECT * FROM unnest($1::uuid[], $2::integer[], $3::text[], $4::text[], $5::bigint[], $6::text[], $7::text[])
                      WITH ORDINALITY AS v (job_id, number, app, image, definition_version, executor, request, place)
                  ORDER BY place) v),
-         r AS (INSERT INTO robata.start_requests (attempt, request) SELECT seq, request FROM v)
+         r AS (INSERT INTO robata.start_requests (attempt, request, format) SELECT seq, request, $13::smallint FROM v)
          INSERT INTO robata.attempts (seq, job_id, number, app, holder, epoch, claim, worker, state, image,
              definition_version, executor, created_at, moved_at)
          SELECT seq, job_id, number, app, $8, 1, $9, $10, $11, image, definition_version, executor, $12, $12 FROM v")
@@ -186,6 +186,7 @@ async fn insert(tx: &mut Tx, claim: &Claim, worker: &str, new: &[NewAttempt]) ->
     .bind(worker)
     .bind(number::of_attempt(AttemptState::Starting))
     .bind(tx.now.as_millis())
+    .bind(i16::from(tx.format.to_write().number()))
     .execute(tx.conn())
     .await?;
     Ok(())

@@ -18,6 +18,7 @@ use crate::{
     catalog,
     direct::Session,
     error::{Class, Fault, Result},
+    format,
     shared::Shared,
     tx::Tx,
 };
@@ -46,6 +47,8 @@ pub(crate) struct How {
     pub(crate) beat: bool,
     /// Whether it puts jobs into lines: then no change of the catalog commits meanwhile (PROTOCOL O1).
     pub(crate) lines: bool,
+    /// Whether it goes by the format in use, which nobody changes meanwhile (PROTOCOL V1).
+    pub(crate) format: bool,
 }
 
 impl How {
@@ -58,6 +61,7 @@ impl How {
             read_only: false,
             beat: false,
             lines: false,
+            format: false,
         }
     }
 
@@ -88,6 +92,11 @@ impl How {
     /// One that puts jobs into lines by the catalog.
     pub(crate) const fn lines(self) -> Self {
         Self { lines: true, ..self }
+    }
+
+    /// One that goes by the format in use.
+    pub(crate) const fn format(self) -> Self {
+        Self { format: true, ..self }
     }
 
     pub(crate) const fn beat(self) -> Self {
@@ -232,14 +241,20 @@ impl Db {
         if how.lines {
             text.push_str(catalog::SHARE);
         }
+        if how.format {
+            text.push_str(format::SHARE);
+        }
         text.push_str(
             "SELECT robata.millis() AS now, current_setting('robata.direct', true) AS mark,
                     (SELECT value FROM robata.meta WHERE name = 'catalog_revision') AS revision",
         );
+        if how.format {
+            text.push_str(", (SELECT value FROM robata.meta WHERE name = 'format') AS format");
+        }
         let mut left = pool.connections.options().get_max_connections() + 1;
         loop {
             let conn = pool.connections.acquire().await?;
-            let fault = match timeout(limit, Tx::begin(conn, &self.shared, pool, &text)).await {
+            let fault = match timeout(limit, Tx::begin(conn, &self.shared, pool, how, &text)).await {
                 Ok(Ok(tx)) => return Ok(tx),
                 Ok(Err(fault)) => fault,
                 Err(_) => Fault::Slow(limit),

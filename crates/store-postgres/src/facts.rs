@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-use robata_core::{Error, Timestamp};
-use sqlx::{ConnectOptions as _, Connection as _, Row as _};
+use robata_core::{Error, Timestamp, store::LEASE};
+use sqlx::{ConnectOptions as _, Connection as _, PgConnection, Row as _};
 use tokio::time::timeout;
 
 use crate::{
@@ -28,6 +28,33 @@ pub struct Facts {
     pub connections: u32,
     /// The server's clock.
     pub now: Timestamp,
+    /// The format in use (PROTOCOL V1), and the oldest and the newest that live daemons announce; `None` where the tables
+    /// tell nothing of it yet.
+    pub formats: Option<[u8; 3]>,
+}
+
+/// The schema's number from which on the tables tell formats.
+const FORMATS: i32 = 4;
+
+/// See [`Facts::formats`].
+async fn formats(conn: &mut PgConnection) -> Result<[u8; 3]> {
+    let fresh = i64::try_from(LEASE.as_millis()).unwrap_or(i64::MAX);
+    let row = q(
+        "SELECT (SELECT value FROM robata.meta WHERE name = 'format')::smallint AS in_use,
+                     min(d.format) AS oldest, max(d.format) AS newest
+                 FROM (SELECT format FROM robata.workers WHERE ended_at IS NULL UNION ALL
+                       SELECT format FROM robata.masters WHERE marked_at >= robata.millis() - $1) d",
+    )
+    .bind(fresh)
+    .fetch_one(conn)
+    .await?;
+    let in_use: i16 = row.try_get("in_use")?;
+    let mut formats = [in_use; 3];
+    for (place, name) in ["oldest", "newest"].into_iter().enumerate() {
+        // Nobody is there.
+        formats[place + 1] = row.try_get::<Option<i16>, _>(name)?.unwrap_or(in_use);
+    }
+    Ok(formats.map(|format| u8::try_from(format).unwrap_or(u8::MAX)))
 }
 
 /// Looks at the database at `url`, and changes nothing.
@@ -47,6 +74,10 @@ pub async fn facts(url: &str, limit: Duration) -> Result<Facts, Error> {
                             (extract(epoch FROM clock_timestamp()) * 1000)::bigint AS now")
             .fetch_one(&mut *tx)
             .await?;
+        let formats = match schema >= FORMATS {
+            true => Some(formats(&mut tx).await?),
+            false => None,
+        };
         tx.rollback().await?;
         let count =
             |column: &str| -> Result<u32> { Ok(u32::try_from(row.try_get::<i64, _>(column)?).unwrap_or(u32::MAX)) };
@@ -57,6 +88,7 @@ pub async fn facts(url: &str, limit: Duration) -> Result<Facts, Error> {
             max_connections: count("max_connections")?,
             connections: count("connections")?,
             now: Timestamp::from_millis(row.try_get("now")?),
+            formats,
         };
         // The server ends the connection, if it does not end well.
         let _ = conn.close().await;

@@ -7,13 +7,14 @@ use robata_core::{
     AttemptId, Epoch, ErrorKind, ExecutorName, IncarnationId,
     executor::RealmId,
     row::Deed,
-    store::{HeartbeatAnswer, Hint, LEASE, MARK, Register, WorkerExecutor, WorkerRecord, held_hash},
+    store::{HeartbeatAnswer, Hint, Judged, LEASE, MARK, Mark, Register, WorkerExecutor, WorkerRecord, held_hash},
 };
 use serde::{Deserialize, Serialize};
 use sqlx::postgres::PgRow;
 
 use crate::{
     error::{Fault, Result, refused},
+    format,
     sql::{Read as _, q, text},
     tx::{After, Tx},
 };
@@ -77,11 +78,12 @@ pub(crate) async fn register(tx: &mut Tx, request: &Register) -> Result<()> {
             (name.as_str(), stored)
         })
         .collect();
+    format::register(tx, request.format).await?;
     let now = tx.now.as_millis();
     let done = q(
-        "INSERT INTO robata.workers AS w (incarnation, host, pid, executors, started_at, seen_at, lease_until)
-                  VALUES ($1, $2, $3, $4, $5, $5, $6)
-                  ON CONFLICT (incarnation) DO UPDATE SET executors = excluded.executors,
+        "INSERT INTO robata.workers AS w (incarnation, host, pid, executors, started_at, seen_at, lease_until, format)
+                  VALUES ($1, $2, $3, $4, $5, $5, $6, $7)
+                  ON CONFLICT (incarnation) DO UPDATE SET executors = excluded.executors, format = excluded.format,
                       seen_at = greatest(w.seen_at, excluded.seen_at), lease_until = excluded.lease_until
                   WHERE w.ended_at IS NULL",
     )
@@ -91,6 +93,7 @@ pub(crate) async fn register(tx: &mut Tx, request: &Register) -> Result<()> {
     .bind(serde_json::to_string(&executors)?)
     .bind(now)
     .bind(now + LEASE_MILLIS)
+    .bind(i16::from(request.format.number()))
     .execute(tx.conn())
     .await?;
     if done.rows_affected() == 0 {
@@ -107,7 +110,8 @@ pub(crate) async fn heartbeat(tx: &mut Tx, id: &IncarnationId) -> Result<Heartbe
     let now = tx.now.as_millis();
     let row = q(
         "UPDATE robata.workers SET seen_at = greatest(seen_at, $2), lease_until = $3
-                 WHERE incarnation = $1 AND ended_at IS NULL RETURNING draining",
+                 WHERE incarnation = $1 AND ended_at IS NULL
+                 RETURNING draining, (SELECT value FROM robata.meta WHERE name = 'format') AS format",
     )
     .bind(id.uuid())
     .bind(now)
@@ -116,6 +120,7 @@ pub(crate) async fn heartbeat(tx: &mut Tx, id: &IncarnationId) -> Result<Heartbe
     .await?
     .ok_or_else(|| has_ended(*id, "store.heartbeat"))?;
     let drain = row.col("draining")?;
+    tx.after(After::Format(format::read(&row)?));
     let rows = q(
         "SELECT a.job_id, a.number, a.epoch, a.state < 3 AND j.cancel_requested_at IS NOT NULL AS cancel,
                       coalesce(a.followed_until > $2, false) AS followed
@@ -210,7 +215,7 @@ pub(crate) fn gap(now: i64, last_mark: i64) -> bool {
 
 /// Writes the mark of all masters and ends what has expired; after a gap in the marks, or within a lease of this process's
 /// own start, it ends nothing (PROTOCOL H4). A gap is noted in the row: every master finds it there.
-pub(crate) async fn judge(tx: &mut Tx, (): &()) -> Result<usize> {
+pub(crate) async fn judge(tx: &mut Tx, mark: &Mark) -> Result<Judged> {
     let now = tx.now.as_millis();
     let own_start = tx.shared.judges_since(tx.now).as_millis();
     let row = q("SELECT at, unbroken_since FROM robata.marks FOR UPDATE")
@@ -230,13 +235,17 @@ pub(crate) async fn judge(tx: &mut Tx, (): &()) -> Result<usize> {
     .bind(unbroken_since)
     .execute(tx.conn())
     .await?;
+    let is_unbroken = now >= unbroken_since + LEASE_MILLIS;
+    // Before any lease's row is locked: claims have the format's lock first, too.
+    let format = format::judge(tx, *mark, is_unbroken).await?;
+    let judged = |ended| Judged { ended, format };
     // A clock that was set back must not make leases last longer.
     q("UPDATE robata.workers SET lease_until = $1 WHERE ended_at IS NULL AND lease_until > $1")
         .bind(now + LEASE_MILLIS + AHEAD_MILLIS)
         .execute(tx.conn())
         .await?;
-    if now < unbroken_since + LEASE_MILLIS || now < own_start + LEASE_MILLIS {
-        return Ok(0);
+    if !is_unbroken || now < own_start + LEASE_MILLIS {
+        return Ok(judged(0));
     }
     // A lease in whose name something is being written is left for the next time.
     let done = q(
@@ -253,7 +262,7 @@ pub(crate) async fn judge(tx: &mut Tx, (): &()) -> Result<usize> {
         tx.after(After::Colours);
         tx.tally.hint(Hint::Orphans);
     }
-    Ok(ended)
+    Ok(judged(ended))
 }
 
 pub(crate) async fn workers(tx: &mut Tx, (): &()) -> Result<Vec<WorkerRecord>> {
@@ -288,6 +297,7 @@ pub(crate) async fn workers(tx: &mut Tx, (): &()) -> Result<Vec<WorkerRecord>> {
             held: u64::try_from(row.col::<i64>("held")?).unwrap_or_default(),
             ended_at: row.time_or_none("ended_at")?,
             draining: row.col("draining")?,
+            format: format::column(&row, "format")?,
         });
     }
     Ok(workers)

@@ -19,6 +19,7 @@ mod due;
 mod enqueue;
 mod error;
 mod facts;
+mod format;
 mod group;
 mod insert;
 mod job_row;

@@ -6,7 +6,7 @@ use robata_core::{
     AttemptId, ErrorKind, ExecutorName,
     executor::RealmId,
     finish::{End, Outcome},
-    request::StartRequest,
+    request::ReadTerms,
     row::{self, Deed},
 };
 use sqlx::postgres::PgRow;
@@ -55,8 +55,9 @@ async fn end_lost(tx: &mut Tx, rows: &[(PgRow, String)]) -> Result<Vec<AttemptId
         let outcome = Outcome::new(End::Lost).with_message(words.as_str());
         let end = |tx: &mut Tx| {
             let (mut attempt, mut job) = (attempt_row::read(read)?, job_row::read(read)?);
-            let request: StartRequest = read.json("request")?;
-            row::end(&mut attempt, &mut job, &request, &outcome, tx)?;
+            // Also of a request that a later release froze: nothing is started by it.
+            let terms: ReadTerms = read.json("request")?;
+            row::end(&mut attempt, &mut job, terms.terms(), &outcome, tx)?;
             Ok((attempt, job))
         };
         let ended = end(tx);

@@ -17,6 +17,9 @@ const MIGRATIONS: &[(i32, &str, &str)] = &[
     (1, "first", include_str!("../migrations/0001_first.sql")),
     (2, "access", include_str!("../migrations/0002_access.sql")),
     (3, "accept", include_str!("../migrations/0003_accept.sql")),
+    (4, "formats", include_str!("../migrations/0004_formats.sql")),
+    #[cfg(feature = "next-format")]
+    (5, "next", include_str!("../next/0005_next.sql")),
 ];
 /// The key of the lock: "robata" in ASCII.
 const LOCK: i64 = 0x726f_6261_7461;

@@ -37,7 +37,8 @@ pub(crate) async fn lines(tx: &mut Tx, (): &()) -> Result<Vec<LineRecord>> {
 }
 
 /// A compare-and-set on (job, attempt, `queued`) and line. What somebody claims or moves right now is skipped: at worst it
-/// goes out twice. What a claim has used up in the meantime is not out: it goes out again.
+/// goes out twice. What a claim has used up in the meantime is not out, nor what was written in a newer format than the one
+/// in use: it goes out again.
 pub(crate) async fn published(tx: &mut Tx, published: &Published) -> Result<()> {
     let (ids, numbers): (Vec<Uuid>, Vec<i32>) = published
         .references
@@ -55,9 +56,9 @@ pub(crate) async fn published(tx: &mut Tx, published: &Published) -> Result<()> 
              SELECT z.id FROM robata.queued z WHERE z.id = v.id AND z.attempt = v.attempt
                  AND CASE WHEN z.published_at IS NULL AND z.queue = $5 AND z.executor = $6 THEN true ELSE false END
              FOR UPDATE SKIP LOCKED) w)
-         UPDATE robata.queued z SET published_at = CASE WHEN z.used_up = 0 THEN $1 END,
-             broker_key = CASE WHEN z.used_up = 0 THEN $2 END,
-             publications = z.publications + CASE WHEN z.used_up = 0 THEN 1 ELSE 0 END,
+         UPDATE robata.queued z SET published_at = CASE WHEN z.used_up = 0 AND $7 THEN $1 END,
+             broker_key = CASE WHEN z.used_up = 0 AND $7 THEN $2 END,
+             publications = z.publications + CASE WHEN z.used_up = 0 AND $7 THEN 1 ELSE 0 END,
              used_up = greatest(z.used_up - 1, 0), given_to = NULL, given_until = NULL
          WHERE z.id = ANY(ARRAY(SELECT id FROM l)) RETURNING z.published_at IS NOT NULL AS out",
     )
@@ -67,6 +68,7 @@ pub(crate) async fn published(tx: &mut Tx, published: &Published) -> Result<()> 
     .bind(numbers)
     .bind(published.line.queue.as_str())
     .bind(published.line.executor.as_str())
+    .bind(published.format <= tx.format)
     .fetch_all(tx.conn())
     .await?;
     let mut out = 0;

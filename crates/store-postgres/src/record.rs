@@ -6,7 +6,7 @@ use std::collections::{BTreeSet, HashMap};
 use robata_core::{
     AttemptId, Error, ErrorKind, IncarnationId, JobId,
     attempt::{AttemptChange, AttemptWrite, Written},
-    request::StartRequest,
+    request::ReadTerms,
     row::{AttemptRow, JobRow, Touched},
 };
 
@@ -21,7 +21,7 @@ use crate::{
 
 /// Attempts with their jobs, locked.
 struct Rows {
-    attempts: HashMap<AttemptId, (AttemptRow, Option<StartRequest>)>,
+    attempts: HashMap<AttemptId, (AttemptRow, Option<ReadTerms>)>,
     jobs: HashMap<JobId, JobRow>,
     changed: BTreeSet<AttemptId>,
     jobs_changed: BTreeSet<JobId>,
@@ -143,9 +143,9 @@ fn one(tx: &mut Tx, rows: &mut Rows, write: &AttemptWrite) -> Result<Written> {
             format!("there is no attempt {}", write.attempt),
         )
     };
-    let (attempt, request) = rows.attempts.get_mut(&write.attempt).ok_or_else(unknown)?;
+    let (attempt, terms) = rows.attempts.get_mut(&write.attempt).ok_or_else(unknown)?;
     let job = rows.jobs.get_mut(&write.attempt.job).ok_or_else(unknown)?;
-    let touched = attempt.write(job, request.as_ref(), write, tx)?;
+    let touched = attempt.write(job, terms.as_ref().map(ReadTerms::terms), write, tx)?;
     if touched != Touched::Nothing {
         rows.changed.insert(write.attempt);
     }

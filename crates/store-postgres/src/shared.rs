@@ -12,6 +12,7 @@ use std::{
 use robata_core::{
     AppName, ClaimId, ExecutorName, InstallationId, QueueName, Timestamp,
     definition::Catalog,
+    format::Seen,
     job::Line,
     store::{Hint, Pause},
 };
@@ -55,6 +56,8 @@ pub(crate) struct Shared {
     /// Claims under way in this process: who asks for one by its number waits for it first.
     claims: Mutex<HashMap<ClaimId, watch::Receiver<()>>>,
     told: Mutex<HashSet<String>>,
+    /// The format in use as it was seen last.
+    pub(crate) format: Seen,
     shard: AtomicU16,
     /// When this process first judged leases, by the store's clock; 0: not yet (PROTOCOL H4: a master's own start).
     pub(crate) judges_since: AtomicI64,
@@ -78,6 +81,7 @@ impl Shared {
             colours: Mutex::default(),
             claims: Mutex::default(),
             told: Mutex::default(),
+            format: Seen::default(),
             shard: AtomicU16::new(u16::from(process.as_bytes()[0])),
             judges_since: AtomicI64::new(0),
         };

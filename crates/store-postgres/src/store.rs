@@ -5,8 +5,8 @@ use std::{collections::BTreeMap, sync::Arc, time::Duration};
 use async_trait::async_trait;
 use futures::stream::{self, BoxStream, StreamExt as _};
 use robata_core::{
-    AppName, AttemptId, Epoch, Error, ErrorKind, ExecutorName, IncarnationId, InstallationId, JobId, QueueName, Result,
-    Timestamp, TokenName,
+    AppName, AttemptId, Epoch, Error, ErrorKind, ExecutorName, Format, IncarnationId, InstallationId, JobId, QueueName,
+    Result, Timestamp, TokenName,
     accept::{AcceptStore, TakenIn, WholeJob},
     access::{AuditRecord, ListAudit, NewToken, Token, Tokens},
     attempt::{AttemptRecord, AttemptWrite, Claim, Claimed, HeldAttempt, Knowledge, Written},
@@ -15,9 +15,9 @@ use robata_core::{
     id::ClaimId,
     job::{Acted, Cancel, Enqueue, Enqueued, JobDetail, JobRecord, Key, Line, Reference, RetryByHand},
     store::{
-        AccessStore, Adopt, AttemptStore, CatalogStore, Due, HeartbeatAnswer, Hint, JobStore, LineRecord, ListJobs,
-        Pause, Pruned, Published, QueueCounts, Register, ScheduleStore, SetAside, SetAsideRecord, Store, Void, Window,
-        WorkerRecord,
+        AccessStore, Adopt, AttemptStore, CatalogStore, Due, Formats, HeartbeatAnswer, Hint, JobStore, Judged,
+        LineRecord, ListJobs, Mark, Pause, Pruned, Published, QueueCounts, Register, ScheduleStore, SetAside,
+        SetAsideRecord, Store, Void, Window, WorkerRecord,
     },
 };
 use sqlx::PgPool;
@@ -27,7 +27,7 @@ use crate::{
     accept, access, act, adopt, aside, catalog, claim,
     config::PostgresConfig,
     db::{How, Work},
-    detail, due, lease, list, lost, next,
+    detail, due, format, lease, list, lost, next,
     open::{self, Opened},
     outbox, pause, prune, replay,
 };
@@ -149,9 +149,11 @@ impl AttemptStore for PostgresStore {
     async fn claim(&self, request: Claim) -> Result<Vec<Claimed>> {
         // Noted before it is sent: whoever asks for it by its number waits for it.
         let under_way = self.opened.db.shared.claim_begins(request.claim);
-        self.run(How::once("store.claim"), (request, under_way), |tx, (request, _)| {
-            Box::pin(claim::run(tx, request))
-        })
+        self.run(
+            How::once("store.claim").format(),
+            (request, under_way),
+            |tx, (request, _)| Box::pin(claim::run(tx, request)),
+        )
         .await
     }
 
@@ -217,15 +219,24 @@ impl ScheduleStore for PostgresStore {
     }
 
     async fn published(&self, published: Published) -> Result<()> {
-        run!(self, How::light("store.published"), published, outbox::published)
+        run!(
+            self,
+            How::light("store.published").format(),
+            published,
+            outbox::published
+        )
     }
 
     async fn void(&self, line: &Line, what: Void) -> Result<usize> {
         run!(self, How::light("store.void"), (line.clone(), what), outbox::void)
     }
 
-    async fn judge(&self) -> Result<usize> {
-        run!(self, How::light("store.judge"), (), lease::judge)
+    async fn judge(&self, mark: Mark) -> Result<Judged> {
+        run!(self, How::light("store.judge"), mark, lease::judge)
+    }
+
+    async fn formats(&self) -> Result<Formats> {
+        run!(self, How::read("store.formats"), (), format::formats)
     }
 
     async fn settle_lost(
@@ -339,6 +350,10 @@ impl AcceptStore for PostgresStore {
 impl Store for PostgresStore {
     fn installation(&self) -> InstallationId {
         self.opened.db.shared.installation
+    }
+
+    fn format(&self) -> Format {
+        self.opened.db.shared.format.get()
     }
 
     fn hints(&self) -> BoxStream<'static, Hint> {

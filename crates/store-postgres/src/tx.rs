@@ -3,7 +3,7 @@
 use std::{sync::Arc, time::Duration};
 
 use robata_core::{
-    ExecutorName, Timestamp,
+    ExecutorName, Format, Timestamp,
     definition::Catalog,
     row::{Counts, Deed, Tally, Transaction},
     store::Hint,
@@ -14,8 +14,9 @@ use tokio::time::timeout;
 use crate::{
     catalog,
     conn::Conn,
-    db::Pool,
+    db::{How, Pool},
     error::{Fault, Result},
+    format,
     shared::Shared,
     sql::{Read as _, q, text},
 };
@@ -32,6 +33,8 @@ pub(crate) struct Tx {
     pub(crate) catalog: Arc<Catalog>,
     /// The store's clock at the transaction's begin.
     pub(crate) now: Timestamp,
+    /// The format in use; where the operation goes by it, as it stays until the commit.
+    pub(crate) format: Format,
     pub(crate) tally: Tally,
     after: Vec<After>,
 }
@@ -41,6 +44,8 @@ pub(crate) enum After {
     Catalog(Arc<Catalog>),
     /// Workers or pauses have changed.
     Colours,
+    /// The format in use as it was seen or put.
+    Format(Format),
 }
 
 impl Drop for Tx {
@@ -58,6 +63,7 @@ impl Tx {
         conn: PoolConnection<Postgres>,
         shared: &Arc<Shared>,
         pool: &Pool,
+        how: How,
         text: &str,
     ) -> Result<Self> {
         let mut tx = Self {
@@ -67,6 +73,7 @@ impl Tx {
             catalog: shared.catalog(),
             shared: Arc::clone(shared),
             now: Timestamp::default(),
+            format: shared.format.get(),
             tally: Tally::default(),
             after: Vec::new(),
         };
@@ -79,6 +86,10 @@ impl Tx {
             // The address leads through a pooler now that leaves startup options out.
             let local = pool.session.local();
             sqlx::raw_sql(AssertSqlSafe(local)).execute(tx.conn()).await?;
+        }
+        if how.format {
+            tx.format = format::read(&row)?;
+            tx.after(After::Format(tx.format));
         }
         let revision: &str = row.try_get("revision")?;
         if revision.parse() != Ok(tx.catalog.revision) {
@@ -126,6 +137,7 @@ impl Tx {
             match after {
                 After::Catalog(catalog) => self.shared.set_catalog(catalog),
                 After::Colours => self.shared.set_colours(None),
+                After::Format(format) => self.shared.format.set(format),
             }
         }
         let hints = self.tally.take_hints();
@@ -217,6 +229,10 @@ impl Transaction for Tx {
 
     fn default_executor(&self) -> Option<&ExecutorName> {
         self.shared.default_executor.as_ref()
+    }
+
+    fn format(&self) -> Format {
+        self.format
     }
 
     fn tally(&mut self) -> &mut Tally {

@@ -114,6 +114,7 @@ async fn two_masters_send_each_reference_out_once() -> Result<()> {
                 line: line()?,
                 broker_key: BrokerKey("b".into()),
                 references,
+                format: robata_core::Format::PREVIOUS,
             };
             store.published(published).await?;
             // Claimed at once elsewhere, so that the window is free again.
@@ -212,7 +213,10 @@ async fn a_store_restored_from_an_hour_ago_kills_and_adopts_nothing_that_it_does
     clock.fetch_add(3_600_000, Ordering::SeqCst);
     let store = PostgresStore::connect(config(&backup.url, &clock)).await?;
     // The first thing that masters do: nobody's lease is judged by marks of an hour ago.
-    ensure!(store.judge().await? == 0, "a lease was ended by an old mark");
+    ensure!(
+        store.judge(robata_testkit::store::mark()).await?.ended == 0,
+        "a lease was ended by an old mark"
+    );
     ensure!(
         store
             .settle_lost(&BTreeMap::new(), Duration::from_secs(600))
@@ -233,6 +237,7 @@ async fn a_store_restored_from_an_hour_ago_kills_and_adopts_nothing_that_it_does
         realms: [(executor.clone(), RealmId("here".into()))].into(),
         only: None,
         max: 10,
+        format: robata_core::Format::OWN,
     };
     ensure!(
         store.adopt(adopt()).await?.is_empty(),
@@ -246,7 +251,7 @@ async fn a_store_restored_from_an_hour_ago_kills_and_adopts_nothing_that_it_does
         clock.fetch_add(i64::try_from(MARK.as_millis())?, Ordering::SeqCst);
         store.heartbeat(old).await?;
         store.heartbeat(heir).await?;
-        ensure!(store.judge().await? == 0);
+        ensure!(store.judge(robata_testkit::store::mark()).await?.ended == 0);
         ensure!(store.settle_lost(&BTreeMap::new(), LEASE).await?.is_empty());
     }
     for id in [before[0].id, before[1].id] {
@@ -357,6 +362,7 @@ async fn nothing_on_the_hot_path_reads_a_whole_table() -> Result<()> {
             line: line()?,
             broker_key: BrokerKey("b".into()),
             references,
+            format: robata_core::Format::PREVIOUS,
         };
         store.published(published).await?;
         let held = held(&store, claim(incarnation, &stored)).await?;
@@ -372,7 +378,7 @@ async fn nothing_on_the_hot_path_reads_a_whole_table() -> Result<()> {
         store.heartbeat(incarnation).await?;
         store.held(incarnation).await?;
         store.due(100).await?;
-        store.judge().await?;
+        store.judge(robata_testkit::store::mark()).await?;
         store.prune(100).await?;
         store.job(stored[0].id).await?;
         store.settle_lost(&BTreeMap::new(), Duration::from_secs(600)).await?;

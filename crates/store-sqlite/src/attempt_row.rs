@@ -5,11 +5,16 @@ use robata_core::{
     attempt::{AttemptRecord, HeldAttempt, LogSummary},
     executor::{Handle, RealmId},
     job::Waiting,
+    request::StartRequest,
     row::{AttemptRow, number},
 };
 use sqlx::sqlite::SqliteRow;
 
-use crate::{error::Result, job_row, sql::Read as _};
+use crate::{
+    error::{Fault, Result},
+    job_row,
+    sql::Read as _,
+};
 
 /// The columns that [`read`] reads, of `attempts a`; other names than a job's.
 macro_rules! attempt_columns {
@@ -77,7 +82,7 @@ pub(crate) fn held(row: &SqliteRow, now: Timestamp) -> Result<HeldAttempt> {
         id: attempt.id,
         epoch: attempt.epoch,
         state: attempt.state,
-        request: row.json("request")?,
+        request: StartRequest::read(row.col("request")?).map_err(|why| Fault::BadRow(why.to_string()))?,
         payload: Payload::from_stored(row.col::<Vec<u8>>("payload")?.into()),
         first_claimed_at: job.first_claimed_at.unwrap_or(job.created_at),
         now,

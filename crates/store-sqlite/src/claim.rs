@@ -181,11 +181,14 @@ async fn insert(tx: &mut Tx, claim: &Claim, new: &[NewAttempt]) -> Result<()> {
     tx.inserts
         .run(
             &mut tx.conn,
-            "INSERT INTO start_requests (attempt, request)",
-            2,
+            "INSERT INTO start_requests (attempt, request, format)",
+            3,
             new,
             |values, new| {
-                values.add(new.seq).add(new.request.as_str());
+                values
+                    .add(new.seq)
+                    .add(new.request.as_str())
+                    .add(i64::from(new.held.request.format.number()));
             },
         )
         .await

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use robata_core::{
-    AttemptId, Epoch, ErrorKind, ExecutorName, IncarnationId,
+    AttemptId, Epoch, ErrorKind, ExecutorName, Format, IncarnationId,
     attempt::{HeldAttempt, Knowledge},
     executor::RealmId,
     id::ClaimId,
@@ -16,6 +16,7 @@ use sqlx::{Row as _, SqliteConnection, sqlite::SqliteRow};
 use crate::{
     attempt_row::{attempt_columns, held as read_held},
     error::{Result, refused},
+    format,
     job_row::job_columns,
     shared::Shared,
     sql::{Read as _, numbers, parse, push_hex},
@@ -47,9 +48,10 @@ pub(crate) async fn register(tx: &mut Tx, request: &Register) -> Result<()> {
         })
         .collect();
     let now = tx.now.as_millis();
+    format::register(tx, request.format).await?;
     let done = sqlx::query(
-        "INSERT INTO workers (incarnation, host, pid, executors, started_at, seen_at) VALUES (?, ?, ?, ?, ?, ?)
-         ON CONFLICT DO UPDATE SET executors = excluded.executors, seen_at = max(seen_at, excluded.seen_at)
+        "INSERT INTO workers (incarnation, host, pid, executors, started_at, seen_at, format) VALUES (?, ?, ?, ?, ?, ?, ?)
+         ON CONFLICT DO UPDATE SET executors = excluded.executors, format = excluded.format, seen_at = max(seen_at, excluded.seen_at)
          WHERE ended_at IS NULL",
     )
     .bind(&request.incarnation.as_bytes()[..])
@@ -58,6 +60,7 @@ pub(crate) async fn register(tx: &mut Tx, request: &Register) -> Result<()> {
     .bind(serde_json::to_string(&executors)?)
     .bind(now)
     .bind(now)
+    .bind(i64::from(request.format.number()))
     .execute(&mut tx.conn)
     .await?;
     if done.rows_affected() == 0 {
@@ -207,6 +210,9 @@ pub(crate) async fn adopt(tx: &mut Tx, request: &Adopt) -> Result<Vec<HeldAttemp
     tx.fence(request.incarnation, "store.adopt")?;
     let shared = std::sync::Arc::clone(&tx.shared);
     let mut holders = orphan_holders(&mut tx.conn, &shared).await?;
+    if request.only.is_none() {
+        tell_newer(tx, request, &holders).await?;
+    }
     if request.only.is_some() {
         // The net below: what the adopter holds itself and does not know of.
         holders.push(request.incarnation);
@@ -229,7 +235,7 @@ pub(crate) async fn adopt(tx: &mut Tx, request: &Adopt) -> Result<Vec<HeldAttemp
         }
         let rows = sqlx::query(concat!(
             held_query!("attempts a INDEXED BY attempts_open"),
-            "WHERE a.finalised_at IS NULL AND a.holder = ?1 AND a.seq > ?5
+            "WHERE a.finalised_at IS NULL AND a.holder = ?1 AND a.seq > ?5 AND r.format <= ?6
                AND EXISTS (SELECT 1 FROM json_each(?2) v WHERE v.value ->> 0 = a.executor AND (a.realm IS NULL OR a.realm = v.value ->> 1))
                AND (?3 IS NULL OR (a.job_id, a.number) IN (SELECT unhex(value ->> 0), value ->> 1 FROM json_each(?3)))
              ORDER BY a.seq LIMIT ?4"
@@ -239,6 +245,7 @@ pub(crate) async fn adopt(tx: &mut Tx, request: &Adopt) -> Result<Vec<HeldAttemp
         .bind(only.as_deref())
         .bind(i64::try_from(room).unwrap_or(i64::MAX))
         .bind(last)
+        .bind(i64::from(request.format.number()))
         .fetch_all(&mut tx.conn)
         .await?;
         for row in &rows {
@@ -264,6 +271,30 @@ pub(crate) async fn adopt(tx: &mut Tx, request: &Adopt) -> Result<Vec<HeldAttemp
             .await?;
     }
     Ok(adopted)
+}
+
+/// Warns of what is frozen in a newer format than the adopter reads: it is left for a worker of that release (PROTOCOL V1).
+async fn tell_newer(tx: &mut Tx, request: &Adopt, holders: &[IncarnationId]) -> Result<()> {
+    let executors: Vec<_> = request.realms.keys().map(ExecutorName::as_str).collect();
+    let executors = serde_json::to_string(&executors)?;
+    let mut attempts = 0_i64;
+    for holder in holders {
+        attempts += sqlx::query(
+            "SELECT count(*) FROM attempts a INDEXED BY attempts_open CROSS JOIN start_requests r ON r.attempt = a.seq
+             WHERE a.finalised_at IS NULL AND a.holder = ?1 AND r.format > ?2
+               AND a.executor IN (SELECT value FROM json_each(?3))",
+        )
+        .bind(&holder.as_bytes()[..])
+        .bind(i64::from(request.format.number()))
+        .bind(executors.as_str())
+        .fetch_one(&mut tx.conn)
+        .await?
+        .try_get::<i64, _>(0)?;
+    }
+    if attempts > 0 {
+        tracing::warn!(attempts, reads = %request.format, "attempts of a later release are left for its workers");
+    }
+    Ok(())
 }
 
 /// Attempts as `[[hex, number], …]`.
@@ -397,6 +428,7 @@ pub(crate) async fn workers(conn: &mut SqliteConnection, shared: &Shared) -> Res
             held: u64::try_from(held).unwrap_or_default(),
             ended_at: row.time_or_none("ended_at")?,
             draining: row.time_or_none("drain_at")?.is_some(),
+            format: Format::new(u8::try_from(row.number("format")?).unwrap_or(u8::MAX)),
         });
     }
     Ok(workers)

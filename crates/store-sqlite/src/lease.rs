@@ -7,9 +7,9 @@ use std::{
 };
 
 use robata_core::{
-    ExecutorName, IncarnationId, Timestamp,
+    ExecutorName, Format, IncarnationId, Timestamp,
     executor::RealmId,
-    store::{LEASE, Register, WorkerExecutor},
+    store::{LEASE, Mark, MasterRecord, Register, WorkerExecutor},
 };
 
 /// Ended leases whose end is remembered; of older ones the store's opening stands for it.
@@ -26,6 +26,8 @@ pub(crate) struct Leases {
     unbroken_since: Duration,
     /// No lease is judged before.
     judge_from: Duration,
+    /// What masters announced with their last marks (PROTOCOL V1).
+    masters: HashMap<IncarnationId, (Duration, MasterRecord)>,
 }
 
 #[derive(Debug)]
@@ -35,6 +37,7 @@ struct Lease {
     host: String,
     executors: BTreeMap<ExecutorName, WorkerExecutor>,
     draining: bool,
+    format: Format,
 }
 
 impl Leases {
@@ -46,6 +49,7 @@ impl Leases {
             last_mark: None,
             unbroken_since: now,
             judge_from: now + LEASE,
+            masters: HashMap::new(),
         }
     }
 
@@ -60,6 +64,7 @@ impl Leases {
                 host: request.host.clone(),
                 executors: request.executors.clone(),
                 draining,
+                format: request.format,
             },
         );
     }
@@ -156,9 +161,37 @@ impl Leases {
         self.last_mark.is_none_or(|last| boot.saturating_sub(last) > LEASE / 2)
     }
 
+    /// Whether marks came without a gap for a whole lease.
+    pub(crate) fn may_judge(&self, boot: Duration) -> bool {
+        boot >= self.judge_from && !self.gap(boot)
+    }
+
+    /// Notes what a master announces with its mark.
+    pub(crate) fn announce(&mut self, mark: Mark, boot: Duration, marked_at: Timestamp) {
+        self.masters.retain(|_, (at, _)| boot.saturating_sub(*at) <= LEASE);
+        self.masters
+            .insert(mark.master, (boot, MasterRecord { mark, marked_at }));
+    }
+
+    /// Masters whose mark is fresh.
+    pub(crate) fn masters(&self, boot: Duration) -> Vec<MasterRecord> {
+        let fresh = self
+            .masters
+            .values()
+            .filter(|(at, _)| boot.saturating_sub(*at) <= LEASE);
+        fresh.map(|(_, record)| *record).collect()
+    }
+
+    /// What live workers and masters announce.
+    pub(crate) fn announced(&self, boot: Duration) -> Vec<Format> {
+        let workers = self.live.values().map(|lease| lease.format);
+        let masters = self.masters(boot).into_iter().map(|master| master.mark.format);
+        workers.chain(masters).collect()
+    }
+
     /// Ends what has expired; answers which. Asked before the present mark is noted, it judges nobody after a gap.
     pub(crate) fn judge(&mut self, boot: Duration) -> Vec<IncarnationId> {
-        if boot < self.judge_from || self.gap(boot) {
+        if !self.may_judge(boot) {
             return Vec::new();
         }
         let expired: Vec<_> = self
@@ -198,6 +231,7 @@ mod tests {
             host: "h".into(),
             pid: 1,
             executors: BTreeMap::new(),
+            format: Format::OWN,
         };
         leases.begin(&request, Duration::ZERO, Timestamp::default());
         (leases, request.incarnation)

@@ -14,6 +14,7 @@ mod due;
 mod enqueue;
 mod error;
 mod folder;
+mod format;
 mod hold;
 mod job_row;
 mod lease;

@@ -7,7 +7,7 @@ use robata_core::{
     executor::RealmId,
     finish::{End, Outcome},
     row::{self, Deed},
-    store::Hint,
+    store::{Hint, Judged, Mark},
 };
 
 use sqlx::sqlite::SqliteRow;
@@ -16,9 +16,10 @@ use crate::{
     attempt_row::{self, attempt_columns},
     catalog::set_meta,
     error::{Result, refused},
+    format,
     hold::{orphan_holders, write_ends},
     job_row::{self, job_columns},
-    record::request,
+    record::terms,
     save,
     sql::Read as _,
     tx::{After, Tx},
@@ -34,19 +35,21 @@ pub(crate) struct LostAfter {
     pub(crate) default: Duration,
 }
 
-pub(crate) async fn judge(tx: &mut Tx, (): &()) -> Result<usize> {
+pub(crate) async fn judge(tx: &mut Tx, mark: &Mark) -> Result<Judged> {
     // One process holds the folder, and its memory has the marks; what is written is only that the disk took one. So it
     // counts only once it is committed: a disk that takes no mark makes a gap.
     let now = tx.now.to_string();
     set_meta(&mut tx.conn, "marked_at", &now).await?;
     tx.after(After::Marked);
     let boot = tx.boot;
+    let may_rise = tx.shared.leases().may_judge(boot);
+    let format = format::judge(tx, *mark, may_rise).await?;
     let expired = tx.shared.leases().judge(boot);
     let ended = write_ends(tx).await?;
     if !expired.is_empty() || ended > 0 {
         tx.tally.hint(Hint::Orphans);
     }
-    Ok(ended)
+    Ok(Judged { ended, format })
 }
 
 macro_rules! lost_columns {
@@ -63,9 +66,9 @@ macro_rules! lost_columns {
 
 async fn end_lost(tx: &mut Tx, read: &SqliteRow, words: String) -> Result<AttemptId> {
     let (mut attempt, mut job) = (attempt_row::read(read)?, job_row::read(read)?);
-    let request = request(&mut tx.conn, attempt.seq).await?;
+    let terms = terms(&mut tx.conn, attempt.seq).await?;
     let outcome = Outcome::new(End::Lost).with_message(words);
-    row::end(&mut attempt, &mut job, &request, &outcome, tx)?;
+    row::end(&mut attempt, &mut job, terms.terms(), &outcome, tx)?;
     save::attempt(tx, &attempt).await?;
     save::job(tx, &job).await?;
     Ok(attempt.id)

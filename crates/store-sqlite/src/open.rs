@@ -143,7 +143,11 @@ async fn connect(config: SqliteConfig, lock: FolderLock) -> Result<Opened> {
 async fn migrate(mut conn: SqliteConnection) -> Result<SqliteConnection> {
     let migrating = tokio::task::spawn_blocking(move || {
         futures::executor::block_on(async {
-            sqlx::migrate!().run(&mut conn).await?;
+            // A newer release's schema is run over: migrations only add (PROTOCOL V1).
+            let mut ours = sqlx::migrate!();
+            ours.set_ignore_missing(true).run(&mut conn).await?;
+            #[cfg(feature = "next-format")]
+            sqlx::migrate!("./next").set_ignore_missing(true).run(&mut conn).await?;
             Ok(conn)
         })
     });

@@ -41,8 +41,8 @@ fn record(row: &SqliteRow, now: Timestamp) -> Result<LineRecord> {
     })
 }
 
-/// A compare-and-set on (job, attempt, `queued`) and line. What a claim has used up in the meantime is not out: it goes out
-/// again.
+/// A compare-and-set on (job, attempt, `queued`) and line. What a claim has used up in the meantime is not out,
+/// nor what was written in a newer format than the one in use: it goes out again.
 pub(crate) async fn published(tx: &mut Tx, published: &Published) -> Result<()> {
     let mut references = "[".to_owned();
     for (at, reference) in published.references.iter().enumerate() {
@@ -53,8 +53,8 @@ pub(crate) async fn published(tx: &mut Tx, published: &Published) -> Result<()> 
     references.push(']');
     // The `+` keeps these columns out of the choice of an index: else every queued job is compared with every reference.
     let rows = sqlx::query(
-        "UPDATE jobs SET published_at = iif(used_up, NULL, max(?1, created_at)), broker_key = iif(used_up, NULL, ?2),
-             publications = publications + (used_up = 0), used_up = max(used_up - 1, 0)
+        "UPDATE jobs SET published_at = iif(used_up OR NOT ?6, NULL, max(?1, created_at)),
+             broker_key = iif(used_up OR NOT ?6, NULL, ?2), publications = publications + (used_up = 0 AND ?6), used_up = max(used_up - 1, 0)
          FROM (SELECT unhex(value ->> 0) AS id, value ->> 1 AS number FROM json_each(?3)) v
          WHERE jobs.id = v.id AND jobs.attempt = v.number - 1 AND +jobs.state = 1 AND jobs.published_at IS NULL
            AND +jobs.queue = ?4 AND +jobs.executor = ?5
@@ -65,6 +65,7 @@ pub(crate) async fn published(tx: &mut Tx, published: &Published) -> Result<()> 
     .bind(references)
     .bind(published.line.queue.as_str())
     .bind(published.line.executor.as_str())
+    .bind(published.format <= tx.format)
     .fetch_all(&mut tx.conn)
     .await?;
     let mut out = 0;

@@ -3,7 +3,7 @@
 use robata_core::{
     Error, ErrorKind,
     attempt::{AttemptChange, AttemptWrite, Written},
-    request::StartRequest,
+    request::ReadTerms,
     row::Touched,
 };
 use sqlx::SqliteConnection;
@@ -56,11 +56,11 @@ async fn one(tx: &mut Tx, write: &AttemptWrite) -> Result<Written> {
         )
     })?;
     let (mut attempt, mut job) = (attempt_row::read(&row)?, job_row::read(&row)?);
-    let request = match &write.change {
-        AttemptChange::Ended(_) if attempt.state.is_live() => Some(request(&mut tx.conn, attempt.seq).await?),
+    let terms = match &write.change {
+        AttemptChange::Ended(_) if attempt.state.is_live() => Some(terms(&mut tx.conn, attempt.seq).await?),
         _ => None,
     };
-    let touched = attempt.write(&mut job, request.as_ref(), write, tx)?;
+    let touched = attempt.write(&mut job, terms.as_ref().map(ReadTerms::terms), write, tx)?;
     if touched != Touched::Nothing {
         save::attempt(tx, &attempt).await?;
     }
@@ -74,8 +74,8 @@ async fn one(tx: &mut Tx, write: &AttemptWrite) -> Result<Written> {
     })
 }
 
-/// An attempt's frozen request.
-pub(crate) async fn request(conn: &mut SqliteConnection, attempt: i64) -> Result<StartRequest> {
+/// What an attempt's end needs of its frozen request; also of one that a later release froze: nothing is started by it.
+pub(crate) async fn terms(conn: &mut SqliteConnection, attempt: i64) -> Result<ReadTerms> {
     sqlx::query("SELECT request FROM start_requests WHERE attempt = ?")
         .bind(attempt)
         .fetch_optional(conn)

@@ -7,7 +7,8 @@ use std::{
 };
 
 use robata_core::{
-    AppName, ExecutorName, IncarnationId, InstallationId, Timestamp, definition::Catalog, job::Line, store::Hint,
+    AppName, ExecutorName, IncarnationId, InstallationId, Timestamp, definition::Catalog, format::Seen, job::Line,
+    store::Hint,
 };
 use sqlx::{Row as _, sqlite::SqliteRow};
 use tokio::sync::broadcast;
@@ -33,6 +34,8 @@ pub(crate) struct Shared {
     /// The app that a line's last reference went to, by priority's rank: the next one's turn is after it.
     turns: Mutex<HashMap<(Line, i64), AppName>>,
     told: Mutex<HashSet<String>>,
+    /// The format in use.
+    pub(crate) format: Seen,
 }
 
 impl Shared {
@@ -54,6 +57,7 @@ impl Shared {
             hints: broadcast::Sender::new(HINTS),
             turns: Mutex::default(),
             told: Mutex::default(),
+            format: Seen::default(),
         }
     }
 

@@ -8,8 +8,8 @@ use futures::{
     stream::{self, BoxStream, StreamExt as _},
 };
 use robata_core::{
-    AppName, AttemptId, Epoch, Error, ErrorKind, ExecutorName, IncarnationId, InstallationId, JobId, QueueName, Result,
-    Timestamp, TokenName,
+    AppName, AttemptId, Epoch, Error, ErrorKind, ExecutorName, Format, IncarnationId, InstallationId, JobId, QueueName,
+    Result, Timestamp, TokenName,
     accept::{AcceptStore, TakenIn, WholeJob},
     access::{AuditRecord, ListAudit, NewToken, Token, Tokens},
     attempt::{AttemptRecord, AttemptWrite, Claim, Claimed, HeldAttempt, Knowledge, Written},
@@ -18,9 +18,9 @@ use robata_core::{
     id::ClaimId,
     job::{Acted, Cancel, Enqueue, Enqueued, JobDetail, JobRecord, Key, Line, Reference, RetryByHand},
     store::{
-        AccessStore, Adopt, AttemptStore, CatalogStore, Due, HeartbeatAnswer, Hint, JobStore, LineRecord, ListJobs,
-        Pause, Pruned, Published, QueueCounts, Register, ScheduleStore, SetAside, SetAsideRecord, Store, Void, Window,
-        WorkerRecord,
+        AccessStore, Adopt, AttemptStore, CatalogStore, Due, Formats, HeartbeatAnswer, Hint, JobStore, Judged,
+        LineRecord, ListJobs, Mark, Pause, Pruned, Published, QueueCounts, Register, ScheduleStore, SetAside,
+        SetAsideRecord, Store, Void, Window, WorkerRecord,
     },
 };
 use sqlx::{Sqlite, Transaction, pool::PoolConnection};
@@ -31,7 +31,7 @@ use crate::{
     config::SqliteConfig,
     detail, due,
     error::Fault,
-    hold, list, lost, next,
+    format, hold, list, lost, next,
     open::{self, Opened},
     outbox, pause, prune, record, replay,
     tx::fence,
@@ -315,10 +315,14 @@ impl ScheduleStore for SqliteStore {
             .await
     }
 
-    async fn judge(&self) -> Result<usize> {
+    async fn formats(&self) -> Result<Formats> {
+        Ok(format::formats(&self.opened.shared))
+    }
+
+    async fn judge(&self, mark: Mark) -> Result<Judged> {
         let writer = &self.opened.writer;
         writer
-            .run_first("store.judge", (), |tx, request| Box::pin(lost::judge(tx, request)))
+            .run_first("store.judge", mark, |tx, request| Box::pin(lost::judge(tx, request)))
             .await
     }
 
@@ -462,6 +466,10 @@ impl AcceptStore for SqliteStore {
 impl Store for SqliteStore {
     fn installation(&self) -> InstallationId {
         self.opened.shared.installation
+    }
+
+    fn format(&self) -> Format {
+        self.opened.shared.format.get()
     }
 
     fn hints(&self) -> BoxStream<'static, Hint> {

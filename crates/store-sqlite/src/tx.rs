@@ -3,7 +3,7 @@
 use std::{sync::Arc, time::Duration};
 
 use robata_core::{
-    ErrorKind, ExecutorName, IncarnationId, Timestamp,
+    ErrorKind, ExecutorName, Format, IncarnationId, Timestamp,
     definition::Catalog,
     row::{Deed, Tally, Transaction},
     store::{Hint, Register},
@@ -29,6 +29,8 @@ pub(crate) struct Tx {
     pub(crate) now: Timestamp,
     /// The boot-time clock at the transaction's begin.
     pub(crate) boot: Duration,
+    /// The format in use as this transaction sees it.
+    pub(crate) format: Format,
     /// The next job's place in the order of storing.
     pub(crate) next_seq: i64,
     /// The next attempt's.
@@ -44,6 +46,7 @@ pub(crate) enum After {
     Paused(Arc<Paused>),
     Draining(IncarnationId),
     Registered(Register),
+    Format(Format),
     Marked,
 }
 
@@ -61,6 +64,7 @@ impl Tx {
             paused: shared.paused(),
             now: shared.wall(),
             boot: shared.boot(),
+            format: shared.format.get(),
             shared,
             next_seq: job + 1,
             next_attempt: attempt + 1,
@@ -91,6 +95,7 @@ impl Tx {
                 After::Registered(request) => {
                     self.shared.leases().begin(&request, self.boot, self.now);
                 }
+                After::Format(format) => self.shared.format.set(format),
                 After::Marked => self.shared.leases().mark(self.boot),
             }
         }
@@ -115,6 +120,7 @@ impl Tx {
     fn forget(&mut self) {
         self.catalog = self.shared.catalog();
         self.paused = self.shared.paused();
+        self.format = self.shared.format.get();
         self.tally = Tally::default();
         self.after.clear();
     }
@@ -170,6 +176,14 @@ impl Tx {
         self.after.push(after);
     }
 
+    /// The formats of those who register in this transaction.
+    pub(crate) fn registering(&self) -> impl Iterator<Item = Format> {
+        self.after.iter().filter_map(|after| match after {
+            After::Registered(request) => Some(request.format),
+            _ => None,
+        })
+    }
+
     /// Refuses an incarnation whose lease has ended.
     pub(crate) fn fence(&self, id: IncarnationId, operation: &'static str) -> Result<()> {
         fence(&self.shared, id, operation)
@@ -187,6 +201,10 @@ impl Transaction for Tx {
 
     fn default_executor(&self) -> Option<&ExecutorName> {
         self.shared.default_executor.as_ref()
+    }
+
+    fn format(&self) -> Format {
+        self.format
     }
 
     fn tally(&mut self) -> &mut Tally {

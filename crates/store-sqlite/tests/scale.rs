@@ -138,6 +138,7 @@ async fn worker(store: &SqliteStore) -> Result<IncarnationId> {
         host: "h".into(),
         pid: 1,
         executors: [("process".parse()?, own)].into(),
+        format: robata_core::Format::OWN,
     };
     store.register(request).await?;
     Ok(incarnation)
@@ -200,6 +201,7 @@ async fn everything(store: &SqliteStore) -> Result<()> {
         line: line()?,
         broker_key: BrokerKey("b".into()),
         references: next.clone(),
+        format: robata_core::Format::PREVIOUS,
     };
     store.published(published).await?;
     store.void(&line()?, Void::OtherKey(BrokerKey("c".into()))).await?;
@@ -248,10 +250,11 @@ async fn everything(store: &SqliteStore) -> Result<()> {
             realms: [("process".parse()?, RealmId("here".into()))].into(),
             only,
             max: 5,
+            format: robata_core::Format::OWN,
         };
         store.adopt(adopt).await?;
     }
-    store.judge().await?;
+    store.judge(robata_testkit::store::mark()).await?;
     store.settle_lost(&Default::default(), Duration::ZERO).await?;
     store.lose(&RealmId("gone".into()), "test").await?;
     store.due(10).await?;

@@ -80,6 +80,7 @@ impl Bed {
             host: "h".into(),
             pid: 1,
             executors: [("process".parse()?, own)].into(),
+            format: robata_core::Format::OWN,
         };
         self.store.register(request).await?;
         Ok(incarnation)
@@ -199,6 +200,7 @@ async fn an_attempt_that_cannot_be_read_keeps_no_other_from_its_way() -> Result<
             realms: [("process".parse()?, RealmId("here".into()))].into(),
             only: None,
             max,
+            format: robata_core::Format::OWN,
         })
     };
     // Also where those that cannot be read come first and would fill all that may be taken at once.
@@ -207,7 +209,7 @@ async fn an_attempt_that_cannot_be_read_keeps_no_other_from_its_way() -> Result<
     bed.store.release(heir).await?;
     for _ in 0..(LEASE.as_secs() / MARK.as_secs() + 30) {
         bed.clock.advance(MARK);
-        bed.store.judge().await?;
+        bed.store.judge(robata_testkit::store::mark()).await?;
     }
     let mut lost = bed.store.settle_lost(&BTreeMap::new(), Duration::from_secs(60)).await?;
     lost.sort_unstable();

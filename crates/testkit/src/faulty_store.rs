@@ -6,7 +6,7 @@ use std::{collections::BTreeMap, sync::Arc, time::Duration};
 use async_trait::async_trait;
 use futures::stream::BoxStream;
 use robata_core::{
-    AppName, AttemptId, ClaimId, Epoch, ExecutorName, IncarnationId, InstallationId, JobId, QueueName, Result,
+    AppName, AttemptId, ClaimId, Epoch, ExecutorName, Format, IncarnationId, InstallationId, JobId, QueueName, Result,
     Timestamp, TokenName,
     accept::{AcceptStore, TakenIn, WholeJob},
     access::{AuditRecord, ListAudit, NewToken, Token, Tokens},
@@ -15,9 +15,9 @@ use robata_core::{
     executor::RealmId,
     job::{Acted, Cancel, Enqueue, Enqueued, JobDetail, JobRecord, Key, Line, Reference, RetryByHand},
     store::{
-        AccessStore, Adopt, AttemptStore, CatalogStore, Due, HeartbeatAnswer, Hint, JobStore, LineRecord, ListJobs,
-        Pause, Pruned, Published, QueueCounts, Register, ScheduleStore, SetAside, SetAsideRecord, Store, Void, Window,
-        WorkerRecord,
+        AccessStore, Adopt, AttemptStore, CatalogStore, Due, Formats, HeartbeatAnswer, Hint, JobStore, Judged,
+        LineRecord, ListJobs, Mark, Pause, Pruned, Published, QueueCounts, Register, ScheduleStore, SetAside,
+        SetAsideRecord, Store, Void, Window, WorkerRecord,
     },
 };
 
@@ -162,8 +162,11 @@ impl ScheduleStore for FaultyStore {
     async fn void(&self, line: &Line, what: Void) -> Result<usize> {
         self.faults.around("store.void", self.store.void(line, what)).await
     }
-    async fn judge(&self) -> Result<usize> {
-        self.faults.around("store.judge", self.store.judge()).await
+    async fn formats(&self) -> Result<Formats> {
+        self.faults.around("store.formats", self.store.formats()).await
+    }
+    async fn judge(&self, mark: Mark) -> Result<Judged> {
+        self.faults.around("store.judge", self.store.judge(mark)).await
     }
     async fn settle_lost(
         &self,
@@ -246,6 +249,9 @@ impl AcceptStore for FaultyStore {
 impl Store for FaultyStore {
     fn installation(&self) -> InstallationId {
         self.store.installation()
+    }
+    fn format(&self) -> Format {
+        self.store.format()
     }
     fn hints(&self) -> BoxStream<'static, Hint> {
         if self.deaf {

@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use futures::StreamExt;
 use robata_core::{
-    AttemptId, ErrorKind, ExecutorName, IncarnationId,
+    AttemptId, ErrorKind, ExecutorName, Format, IncarnationId,
     attempt::HeldAttempt,
     executor::RealmId,
     store::{Adopt, Hint},
@@ -121,6 +121,7 @@ pub(crate) async fn adopt(
         realms: realms(shared),
         only,
         max: BATCH,
+        format: Format::OWN,
     };
     match shared.store.adopt(request).await {
         Ok(attempts) => {

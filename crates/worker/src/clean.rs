@@ -3,7 +3,7 @@
 use std::{sync::Arc, time::Duration};
 
 use robata_core::{
-    AttemptId, Result,
+    AttemptId, Format, Result,
     attempt::Knowledge,
     executor::{Owned, label},
 };
@@ -61,6 +61,11 @@ async fn clean(shared: &Shared, engine: &Engine) -> Result<()> {
             )
         })
         .collect();
+    // PROTOCOL V1: what a later release labelled means what that release knows.
+    let (newer, named): (Vec<_>, Vec<_>) = named.into_iter().partition(|(_, thing)| is_newer(thing));
+    if !newer.is_empty() {
+        tracing::warn!(executor = %engine.name, things = newer.len(), "things of a later release are left for its workers");
+    }
     let ids: Vec<AttemptId> = named.iter().filter_map(|(id, _)| *id).collect();
     let mut known = shared.store.known(&ids).await?.into_iter();
     for (id, thing) in named {
@@ -89,4 +94,10 @@ async fn clean(shared: &Shared, engine: &Engine) -> Result<()> {
         }
     }
     Ok(())
+}
+
+/// Whether a later release made it, by its label. A label that is no number is none of ours: the store is asked.
+fn is_newer(thing: &Owned) -> bool {
+    let format = thing.labels.get(label::FORMAT).and_then(|text| text.parse().ok());
+    format.is_some_and(|number| Format::new(number).is_newer())
 }

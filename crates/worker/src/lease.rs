@@ -3,7 +3,7 @@
 use std::{sync::Arc, time::Duration};
 
 use robata_core::{
-    Error, ErrorKind, IncarnationId,
+    Error, ErrorKind, Format, IncarnationId,
     store::{HEARTBEAT, HEARTBEAT_TIMEOUT, LEASE, Register, WorkerExecutor},
 };
 use tokio::sync::{Mutex, watch};
@@ -11,6 +11,7 @@ use tokio::sync::{Mutex, watch};
 use crate::{
     backoff::Backoff,
     clock::boot_time,
+    metrics::METRICS,
     net::{self, Net},
     shared::Shared,
 };
@@ -104,6 +105,7 @@ impl LeaseKeeper {
                     incarnation,
                     until: sent + LEASE,
                 }));
+                METRICS.format(shared.store.format());
                 for attempt in answer.cancel_requested {
                     shared.held.cancel(attempt);
                 }
@@ -243,6 +245,7 @@ fn registration(shared: &Shared, incarnation: IncarnationId) -> Register {
         host: shared.config.host.clone(),
         pid: std::process::id(),
         executors: executors.collect(),
+        format: Format::OWN,
     }
 }
 

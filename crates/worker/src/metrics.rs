@@ -5,9 +5,9 @@ use std::sync::{LazyLock, Weak};
 
 use opentelemetry::{
     KeyValue, global,
-    metrics::{Counter, Histogram},
+    metrics::{Counter, Gauge, Histogram},
 };
-use robata_core::{AttemptState, ExecutorName};
+use robata_core::{AttemptState, ExecutorName, Format};
 
 use crate::{clock::boot_time, shared::Shared};
 
@@ -27,6 +27,8 @@ pub(crate) struct Metrics {
     ended: Counter<u64>,
     adopted: Counter<u64>,
     claim_to_start: Histogram<f64>,
+    format: Gauge<u64>,
+    own_format: Gauge<u64>,
 }
 
 impl Metrics {
@@ -59,6 +61,14 @@ impl Metrics {
                 .with_unit("s")
                 .with_boundaries(SECONDS.to_vec())
                 .build(),
+            format: meter
+                .u64_gauge("robata_format_in_use")
+                .with_description("The format in which all daemons write, as last seen")
+                .build(),
+            own_format: meter
+                .u64_gauge("robata_format_own")
+                .with_description("The newest format that this daemon reads")
+                .build(),
         }
     }
 
@@ -81,6 +91,11 @@ impl Metrics {
     pub(crate) fn ended(&self, executor: &ExecutorName, state: AttemptState) {
         self.ended
             .add(1, &[of(executor), KeyValue::new("outcome", state.as_str())]);
+    }
+
+    pub(crate) fn format(&self, in_use: Format) {
+        self.format.record(in_use.number().into(), &[]);
+        self.own_format.record(Format::OWN.number().into(), &[]);
     }
 
     pub(crate) fn adopted(&self, executor: &ExecutorName) {

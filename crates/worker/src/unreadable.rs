@@ -4,7 +4,8 @@
 use std::{sync::Arc, time::Duration};
 
 use robata_core::{
-    job::{Line, Reference, Unreadable},
+    format::Unreadable,
+    job::{Line, Reference},
     queue::Delivery,
     store::SetAside,
 };
@@ -27,7 +28,7 @@ pub(crate) async fn sort(shared: &Arc<Shared>, deliveries: Vec<Delivery>) -> (Ve
                 good.push(delivery);
             }
             Err(Unreadable::TooNew(format)) => {
-                tracing::warn!(line = %delivery.line, format, "a reference of a later release; left for a worker of that release");
+                tracing::warn!(line = %delivery.line, %format, "a reference of a later release; left for a worker of that release");
                 newer.push(delivery);
             }
             Err(Unreadable::Malformed(reason)) => {

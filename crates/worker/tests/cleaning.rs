@@ -5,7 +5,7 @@ mod support;
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
-use robata_core::{ErrorKind, JobId, executor::label, finish::End, store::Store};
+use robata_core::{ErrorKind, Format, JobId, executor::label, finish::End, store::Store};
 use robata_testkit::engine::{Fault, Moment, ScriptedEngine};
 use support::{Rig, attempt, runs};
 
@@ -44,6 +44,34 @@ async fn only_what_is_finalised_or_unknown_for_long_is_removed() -> Result<()> {
     rig.engine.end(open, End::Exited(0));
     rig.finalised(open.job).await?;
     first.stop().await?;
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_later_release_made_is_left_to_it() -> Result<()> {
+    let rig = Rig::new(&[("short", runs(&["exit:0"]))]).await?;
+    let first = rig.worker("a")?;
+    let over = rig.enqueue("short").await?;
+    rig.finalised(over).await?;
+    first.stop().await?;
+    let of = |attempt, format: Format| {
+        let mut labels = ScriptedEngine::labels(rig.store.installation(), attempt).to_vec();
+        labels.retain(|(name, _)| *name != label::FORMAT);
+        labels.push((label::FORMAT, format.to_string()));
+        labels
+    };
+    let newer = Format::new(Format::OWN.number() + 1);
+    let theirs = rig.engine.leave("theirs", &of(attempt(over, 1), newer), HOUR);
+    let stray = rig
+        .engine
+        .leave("stray", &of(attempt(JobId::new(), 1), newer), 25 * HOUR);
+    let ours = rig.engine.leave("ours", &of(attempt(over, 1), Format::OWN), HOUR);
+    let second = rig.worker("b")?;
+    rig.eventually("what it knows is gone", || !rig.engine.things().contains(&ours))
+        .await?;
+    second.stop().await?;
+    let things = rig.engine.things();
+    ensure!(things.contains(&theirs) && things.contains(&stray), "{things:?}");
     Ok(())
 }
 

@@ -5,7 +5,7 @@ mod support;
 use anyhow::{Result, ensure};
 use bytes::Bytes;
 use robata_core::{
-    AttemptState, ErrorKind, JobState, QueueName, WaitingReason,
+    AttemptState, ErrorKind, Format, JobState, QueueName, WaitingReason,
     finish::End,
     job::Reference,
     queue::{Message, Queue},
@@ -42,7 +42,7 @@ async fn a_paused_queue_waits_and_goes_on_when_it_is_resumed() -> Result<()> {
     // A reference that is out already is claimed, and refused.
     let reference = Reference { job, attempt: 1 };
     let published = Message {
-        body: reference.encode(),
+        body: reference.encode(Format::OWN),
         ..Message::default()
     };
     rig.queue.publish(&line(), vec![published]).await?;

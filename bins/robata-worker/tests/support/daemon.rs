@@ -34,6 +34,11 @@ pub(crate) fn program(name: &str) -> Command {
     // Both are built into one folder.
     let path = worker.with_file_name(name);
     assert!(path.is_file(), "{} is not built: cargo build -p {name}", path.display());
+    program_at(path)
+}
+
+/// The program at this place, with nothing of this environment but PATH.
+pub(crate) fn program_at(path: PathBuf) -> Command {
     let mut command = Command::new(path);
     command
         .env_clear()
@@ -89,6 +94,10 @@ impl Daemon {
     /// Where it listens.
     pub(crate) async fn url(&self) -> String {
         self.until("listening").await["url"].as_str().unwrap().to_owned()
+    }
+
+    pub(crate) fn pid(&self) -> u32 {
+        self.child.id().expect("it runs")
     }
 
     pub(crate) fn signal(&self, signal: Signal) {

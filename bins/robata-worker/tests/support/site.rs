@@ -14,7 +14,7 @@ use sqlx::{AssertSqlSafe, Connection, PgConnection};
 use tokio::process::Command;
 
 use super::{
-    daemon::{Daemon, program},
+    daemon::{Daemon, program, program_at},
     eventually, service,
 };
 
@@ -186,6 +186,13 @@ impl Site {
         Daemon::start(name, command)
     }
 
+    /// A program of another release, from this folder.
+    pub(crate) fn begun_of(&self, folder: &Path, name: &'static str, args: &[&str]) -> Daemon {
+        let mut command = program_at(folder.join(name));
+        command.args(args).arg("--config").arg(self.config());
+        Daemon::start(name, command)
+    }
+
     /// A worker that takes jobs.
     pub(crate) async fn worker(&self, args: &[&str], settings: &[(&str, &str)]) -> Daemon {
         let mut command = self.command("robata-worker", args);
@@ -212,6 +219,12 @@ impl Site {
     async fn send(&self, request: reqwest::RequestBuilder, body: &Value) -> (u16, Value) {
         let response = request.json(body).send().await.unwrap();
         (response.status().as_u16(), response.json().await.unwrap_or_default())
+    }
+
+    /// Status and answer, where there are any.
+    pub(crate) async fn try_post(&self, url: &str, body: &Value) -> Option<(u16, Value)> {
+        let response = self.http.post(url).json(body).send().await.ok()?;
+        Some((response.status().as_u16(), response.json().await.ok()?))
     }
 
     pub(crate) async fn post(&self, url: &str, body: &Value) -> (u16, Value) {

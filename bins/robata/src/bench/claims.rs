@@ -31,6 +31,7 @@ pub(super) async fn per_second_in(settings: &Settings, executor: &str, claims: u
             host: "bench".to_owned(),
             pid: std::process::id(),
             executors: BTreeMap::from([(executor.clone(), WorkerExecutor { realm: None, slots: 8 })]),
+            format: robata_core::Format::OWN,
         })
         .await?;
     let line = robata_core::job::Line {
@@ -71,6 +72,7 @@ async fn group(
         line: line.clone(),
         broker_key: key.clone(),
         references: references.clone(),
+        format: robata_core::Format::PREVIOUS,
     };
     store.published(published).await?;
     let references: Vec<_> = references

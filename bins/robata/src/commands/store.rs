@@ -44,7 +44,15 @@ pub(crate) async fn store(args: StoreArgs, out: &Output) -> anyhow::Result<ExitC
         return Ok(ExitCode::from(if current { 0 } else { exit::ERROR }));
     }
     let applied = probe::migrate(postgres).await.map_err(told)?;
-    out.print(&json!({"applied": applied, "current": true}), || match applied.len() {
+    let found = probe::database(postgres, ANSWERS_WITHIN).await.map_err(told)?;
+    let (schema, needed) = (found.schema, found.needed);
+    let data = json!({"applied": applied, "current": true, "schema": schema, "needed": needed});
+    out.print(&data, || match applied.len() {
+        0 if schema > needed => {
+            format!(
+                "nothing to do: the tables are a later release's (number {schema}), and this one, which needs {needed}, runs over them"
+            )
+        }
         0 => "nothing to do: up to date".to_owned(),
         _ => format!("applied {}", applied.join(", ")),
     })?;

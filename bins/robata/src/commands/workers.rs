@@ -53,6 +53,7 @@ fn list(list: &WorkerList, out: &Output) -> anyhow::Result<()> {
             "STATE",
             "ATTEMPTS",
             "EXECUTORS",
+            "FORMAT",
             "SEEN",
             "STARTED",
         ]);
@@ -77,6 +78,7 @@ fn list(list: &WorkerList, out: &Output) -> anyhow::Result<()> {
                 state,
                 cell(worker.attempts.to_string()),
                 cell(executors.join(", ")),
+                cell(worker.format.to_string()),
                 cell(clock::ago(worker.seen_at, now)),
                 cell(clock::ago(worker.started_at, now)),
             ]);

@@ -65,6 +65,7 @@ async fn database(postgres: &PostgresSettings) -> Vec<Check> {
                 schema(postgres, &found),
                 connections(postgres, &found),
             ];
+            checks.extend(found.formats.map(formats));
             let (early, late) = (asked.minus(APART), answered.plus(APART));
             checks.push(if (early..=late).contains(&found.now) {
                 Check::ok("store, clock", "it goes with this machine's")
@@ -100,6 +101,25 @@ fn schema(postgres: &PostgresSettings, found: &Database) -> Check {
         ),
         Migrate::Check => Check::fail(name, message, "run robata store migrate: no daemon starts before"),
     }
+}
+
+/// Whether all daemons are of one release, as far as formats tell.
+fn formats([in_use, oldest, newest]: [u8; 3]) -> Check {
+    let name = "store, formats";
+    if oldest == newest && in_use == newest {
+        return Check::ok(name, format!("every daemon reads the format {in_use}, which is in use"));
+    }
+    if oldest == newest {
+        return Check::ok(
+            name,
+            format!("every daemon reads the format {newest}; {in_use} is in use for some seconds more"),
+        );
+    }
+    Check::warn(
+        name,
+        format!("mixed: an upgrade is under way; the format in use is {in_use}, the newest {newest}"),
+        "finish the upgrade, or go back: the README says how (robata workers list tells who is of which release)",
+    )
 }
 
 /// What one master and one worker take, beside what is open now; how many there are nobody here knows.
@@ -281,6 +301,7 @@ mod tests {
             max_connections: 100,
             connections: 10,
             now: clock::now(),
+            formats: None,
         }
     }
 
@@ -350,5 +371,17 @@ mod tests {
             assert_eq!(said(name).verdict, Verdict::Warn);
             assert!(said(name).message.contains("does not tell"), "{}", said(name).message);
         }
+    }
+
+    #[test]
+    fn daemons_of_two_releases_are_told_as_an_upgrade_under_way() {
+        assert_eq!(formats([2, 2, 2]).verdict, Verdict::Ok);
+        assert_eq!(formats([1, 2, 2]).verdict, Verdict::Ok);
+        let mixed = formats([1, 1, 2]);
+        assert_eq!(mixed.verdict, Verdict::Warn);
+        assert_eq!(
+            mixed.message,
+            "mixed: an upgrade is under way; the format in use is 1, the newest 2"
+        );
     }
 }

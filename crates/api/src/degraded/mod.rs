@@ -198,7 +198,8 @@ impl Degraded {
             return Err(refused(why.to_owned()));
         }
         let message = Message {
-            body: whole.encode(),
+            // The store does not serve: as it was last seen.
+            body: whole.encode(inner.store.format()),
             ..Message::default()
         };
         let (bytes, most) = (

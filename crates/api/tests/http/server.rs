@@ -264,6 +264,7 @@ impl<'s> Worker<'s> {
             host: "here".into(),
             pid: 7,
             executors: BTreeMap::from([("docker".parse().unwrap(), executor)]),
+            format: robata_core::Format::OWN,
         };
         server.store.register(register).await.unwrap();
         Self { server, incarnation }

@@ -114,6 +114,7 @@ impl Candidate {
                 traceparent: self.traceparent.as_deref(),
                 definition_version: *version,
             },
+            tx.format(),
         );
         let mut row = self.row;
         row.state = JobState::Running;

@@ -20,7 +20,7 @@ pub use limit::{Scope, limits};
 pub use tally::{Counts, Tally};
 pub use write::{Touched, end};
 
-use crate::{ExecutorName, Timestamp, definition::Catalog};
+use crate::{ExecutorName, Format, Timestamp, definition::Catalog};
 
 /// What a step needs of a store's transaction, and what it leaves to be told after the commit.
 pub trait Transaction {
@@ -32,6 +32,9 @@ pub trait Transaction {
 
     /// The executor of definitions that name none.
     fn default_executor(&self) -> Option<&ExecutorName>;
+
+    /// The format in use, in which a request is frozen (PROTOCOL V1).
+    fn format(&self) -> Format;
 
     /// What follows from its steps.
     fn tally(&mut self) -> &mut Tally;

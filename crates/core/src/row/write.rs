@@ -8,7 +8,7 @@ use crate::{
     finish::{Budget, End, Facts, Outcome, decide},
     job::Waiting,
     part,
-    request::StartRequest,
+    request::Terms,
     state::{AfterAttempt, AttemptEvent, JobEvent},
     store::Hint,
 };
@@ -29,15 +29,15 @@ fn conflict(message: String) -> Error {
 }
 
 impl AttemptRow {
-    /// Takes one write; `request`: its frozen request, which an end needs.
+    /// Takes one write; `terms`: those of its frozen request, which an end needs.
     ///
     /// # Errors
     /// `Fenced` where somebody else holds it, `Conflict` where the table of moves has no such move, `Internal` where an end
-    /// comes without the request.
+    /// comes without them.
     pub fn write(
         &mut self,
         job: &mut JobRow,
-        request: Option<&StartRequest>,
+        terms: Option<Terms<'_>>,
         write: &AttemptWrite,
         tx: &mut impl Transaction,
     ) -> Result<Touched> {
@@ -48,7 +48,7 @@ impl AttemptRow {
             );
             return Err(Error::new(ErrorKind::Fenced, "store.record", message));
         }
-        let touched = self.change(job, request, &write.change, tx)?;
+        let touched = self.change(job, terms, &write.change, tx)?;
         if touched != Touched::Nothing {
             tx.tally().hint(Hint::Job(self.id.job));
         }
@@ -58,7 +58,7 @@ impl AttemptRow {
     fn change(
         &mut self,
         job: &mut JobRow,
-        request: Option<&StartRequest>,
+        terms: Option<Terms<'_>>,
         change: &AttemptChange,
         tx: &mut impl Transaction,
     ) -> Result<Touched> {
@@ -67,11 +67,11 @@ impl AttemptRow {
         let live = state.is_live();
         match change {
             AttemptChange::Ended(outcome) if live => {
-                let request = request.ok_or_else(|| {
+                let terms = terms.ok_or_else(|| {
                     let message = format!("the attempt {id} has no start request");
                     Error::new(ErrorKind::Internal, "store.record", message)
                 })?;
-                end(self, job, request, outcome, tx)?;
+                end(self, job, terms, outcome, tx)?;
                 Ok(Touched::Both)
             }
             // Sent again after a lost answer.
@@ -148,7 +148,7 @@ impl AttemptRow {
 pub fn end(
     attempt: &mut AttemptRow,
     job: &mut JobRow,
-    request: &StartRequest,
+    terms: Terms<'_>,
     outcome: &Outcome,
     tx: &mut impl Transaction,
 ) -> Result<()> {
@@ -157,9 +157,9 @@ pub fn end(
         &Facts {
             stop_cause: attempt.stop_cause,
             cancel_requested: job.cancel_requested_at.is_some(),
-            policy: &request.definition.retry,
+            policy: terms.retry,
             max_attempts: job.max_attempts,
-            timeout: request.definition.timeout,
+            timeout: terms.timeout,
             counted: job.counted,
             platform: job.platform,
             never_set_going: job.never_set_going,
@@ -204,7 +204,7 @@ pub fn end(
     }
     let now = tx.stamp(job.moved_at);
     let again = matches!(verdict.job, AfterAttempt::RetryLater | AfterAttempt::RetryNow);
-    if again && request.definition_version.is_some() {
+    if again && terms.is_defined {
         job.resolve(tx);
     }
     job.state = to;

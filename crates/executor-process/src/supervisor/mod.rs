@@ -88,7 +88,7 @@ fn supervise() -> Result<()> {
             };
             // Whatever went wrong, nothing is left when this is read.
             Family::all(&order.groups).end(&watch);
-            Outcome::new(End::EngineFault, Some(started)).with_message(words)
+            Outcome::new(order.format, End::EngineFault, Some(started)).with_message(words)
         }
     };
     outcome.finished_at = Some(clock::now());
@@ -106,7 +106,8 @@ fn run(order: &Order, watch: &Watch, started: Timestamp) -> Result<Outcome> {
             pid
         }
         Err(refusal) => {
-            let mut outcome = Outcome::new(End::NeverRan(NeverRan::StartRefused), None).with_message(refusal.words());
+            let mut outcome =
+                Outcome::new(order.format, End::NeverRan(NeverRan::StartRefused), None).with_message(refusal.words());
             outcome.detail = Some(refusal.code());
             return Ok(outcome);
         }
@@ -164,12 +165,12 @@ fn outcome(order: &Order, started: Timestamp, status: Option<WaitStatus>, told_t
         Some(WaitStatus::Signaled(_, signal, _)) => End::Signalled(signal as i32),
         _ => End::EngineFault,
     };
-    let mut outcome = Outcome::new(end, Some(started));
+    let mut outcome = Outcome::new(order.format, end, Some(started));
     if let End::OutOfMemory(_) = end {
         outcome = outcome.with_message("the kernel killed one of its processes: it used more memory than its limit");
     }
     if told_to_end && end != End::Exited(0) {
-        outcome = Outcome::new(End::EngineFault, Some(started))
+        outcome = Outcome::new(order.format, End::EngineFault, Some(started))
             .with_message("its supervisor was told to end (SIGTERM), as when the machine is shut down");
     }
     outcome.detail = match status {

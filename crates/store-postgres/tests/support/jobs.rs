@@ -67,6 +67,7 @@ pub(crate) async fn worker(store: &dyn Store) -> Result<IncarnationId> {
             host: "h".into(),
             pid: 1,
             executors: [("process".parse()?, own)].into(),
+            format: robata_core::Format::OWN,
         })
         .await?;
     Ok(incarnation)

@@ -77,6 +77,8 @@ impl Database {
         let text = concat!(
             include_str!("../../migrations/0001_first.sql"),
             include_str!("../../migrations/0002_access.sql"),
+            include_str!("../../migrations/0003_accept.sql"),
+            include_str!("../../migrations/0004_formats.sql"),
         );
         let hash = text.bytes().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
             (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)

@@ -94,6 +94,7 @@ pub async fn waiting_jobs_of_a_changed_definition_change_their_line(world: World
         line: old.clone(),
         broker_key: BrokerKey("b".into()),
         references: vec![reference],
+        format: robata_core::Format::PREVIOUS,
     };
     world.store().published(published).await?;
     world

@@ -38,6 +38,7 @@ pub async fn every_call_in_the_name_of_an_ended_lease_is_fenced(mut world: World
             realms: [(name("process")?, RealmId("here".into()))].into(),
             only: None,
             max: 9,
+            format: robata_core::Format::OWN,
         };
         ensure!(kind(&store.adopt(adopt).await) == fenced, "adopt");
         ensure!(kind(&store.release(zombie).await) == fenced, "release");
@@ -83,6 +84,7 @@ pub async fn an_attempt_is_adopted_by_one(world: World) -> Result<()> {
                     realms,
                     only: None,
                     max: 7,
+                    format: robata_core::Format::OWN,
                 })
                 .await
         });
@@ -135,6 +137,7 @@ pub async fn adoption_goes_by_realm_and_executor(world: World) -> Result<()> {
         realms: [(name("docker")?, RealmId("here".into()))].into(),
         only: None,
         max: 9,
+        format: robata_core::Format::OWN,
     };
     ensure!(world.store().adopt(request).await?.is_empty(), "another executor's");
     let elsewhere = world.worker().await?;
@@ -162,6 +165,7 @@ pub async fn adoption_can_name_its_attempts(world: World) -> Result<()> {
         realms,
         only: Some(vec![wanted.id]),
         max: 9,
+        format: robata_core::Format::OWN,
     };
     let adopted = world.store().adopt(request).await?;
     ensure!(adopted.len() == 1 && adopted[0].id == wanted.id, "{adopted:?}");
@@ -181,6 +185,7 @@ pub async fn an_adopter_is_given_by_name_what_it_holds_itself(world: World) -> R
         realms: [(name("process")?, RealmId("here".into()))].into(),
         only: Some(vec![held.id]),
         max: 9,
+        format: robata_core::Format::OWN,
     };
     let adopted = world.store().adopt(request).await?;
     ensure!(
@@ -261,6 +266,7 @@ pub async fn an_ended_incarnation_cannot_register_again(world: World) -> Result<
         host: "suite".into(),
         pid: 7,
         executors: [].into(),
+        format: robata_core::Format::OWN,
     };
     ensure!(kind(&world.store().register(request).await) == Some(ErrorKind::Fenced));
     ensure!(
@@ -289,7 +295,7 @@ pub async fn after_a_gap_in_the_marks_nobody_is_judged_for_a_lease(world: World)
     world.pass(LEASE * 2, &[worker]).await?;
     // The store was away for a minute: neither marks nor heartbeats.
     world.harness.advance(Duration::from_secs(60));
-    ensure!(world.store().judge().await? == 0);
+    ensure!(world.store().judge(super::mark()).await?.ended == 0);
     ensure!(world.pass(LEASE - Duration::from_secs(2), &[]).await? == 0);
     world.store().heartbeat(worker).await?;
     ensure!(world.pass(LEASE * 2, &[]).await? == 1);
@@ -301,7 +307,7 @@ pub async fn a_step_of_the_wall_clock_ends_no_lease(world: World) -> Result<()> 
     let worker = world.worker().await?;
     world.pass(LEASE * 2, &[worker]).await?;
     world.harness.step_wall(86_400_000);
-    ensure!(world.store().judge().await? == 0);
+    ensure!(world.store().judge(super::mark()).await?.ended == 0);
     world.store().heartbeat(worker).await?;
     ensure!(world.job(world.one(job("shop", "mail")?).await?.id).await?.state == JobState::Queued);
     Ok(())

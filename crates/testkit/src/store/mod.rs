@@ -10,6 +10,7 @@ mod act;
 mod catalog;
 mod claim;
 mod enqueue;
+mod formats;
 mod hold;
 mod operate;
 mod random;
@@ -25,6 +26,7 @@ pub use act::*;
 pub use catalog::*;
 pub use claim::*;
 pub use enqueue::*;
+pub use formats::*;
 pub use hold::*;
 pub use operate::*;
 pub use random::*;
@@ -32,7 +34,7 @@ pub use read::*;
 pub use record::*;
 pub use retention::*;
 pub use schedule::*;
-pub use world::{Harness, World};
+pub use world::{Harness, World, mark};
 
 /// Makes one test of each case; `$make` is an async closure that answers a [`Harness`].
 #[macro_export]
@@ -118,6 +120,12 @@ macro_rules! store_suite {
             what_was_adopted_is_not_lost,
             a_gap_in_the_marks_does_not_count_towards_lost,
             while_no_marks_come_nothing_is_lost,
+            the_format_in_use_rises_after_a_lease_of_marks_and_falls_at_once,
+            after_a_gap_in_the_marks_no_format_rises_for_a_lease,
+            an_older_worker_puts_its_format_in_use_and_what_is_out_goes_out_again,
+            what_was_written_in_a_newer_format_than_the_one_in_use_is_not_noted_as_out,
+            a_claim_freezes_in_the_format_in_use,
+            what_is_frozen_in_a_newer_format_is_left_by_its_adopter,
             what_is_never_lost_does_not_hide_what_is,
             a_cancelled_job_whose_attempt_is_lost_has_failed,
             prune_removes_what_is_past_its_retention_and_nothing_else,

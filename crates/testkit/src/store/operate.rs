@@ -47,6 +47,7 @@ pub async fn a_paused_queues_jobs_stay_and_all_go_out_again(mut world: World) ->
         line: line("shop", "process")?,
         broker_key: BrokerKey("b".into()),
         references: jobs[..2].iter().map(|job| next(job).1).collect(),
+        format: robata_core::Format::PREVIOUS,
     };
     world.store().published(published).await?;
     ensure!(

@@ -441,6 +441,7 @@ pub async fn a_waiting_job_says_why(world: World) -> Result<()> {
         line,
         broker_key: BrokerKey("b".into()),
         references: vec![reference],
+        format: robata_core::Format::PREVIOUS,
     };
     world.store().published(published).await?;
     ensure!(reason(queued.id).await?.is_none());

@@ -79,7 +79,7 @@ pub async fn a_gap_in_the_marks_does_not_count_towards_lost(world: World) -> Res
     world.running(gone, "mail").await?;
     world.store().release(gone).await?;
     world.harness.advance(DAY);
-    world.store().judge().await?;
+    world.store().judge(super::mark()).await?;
     ensure!(settle(&world, Some(Duration::from_secs(600))).await?.is_empty());
     world.pass(Duration::from_secs(602), &[]).await?;
     ensure!(settle(&world, Some(Duration::from_secs(600))).await?.len() == 1);
@@ -94,7 +94,7 @@ pub async fn while_no_marks_come_nothing_is_lost(world: World) -> Result<()> {
     world.pass(Duration::from_secs(60), &[]).await?;
     world.harness.advance(DAY);
     ensure!(settle(&world, Some(Duration::from_secs(600))).await?.is_empty());
-    world.store().judge().await?;
+    world.store().judge(super::mark()).await?;
     world.pass(Duration::from_secs(602), &[]).await?;
     ensure!(settle(&world, Some(Duration::from_secs(600))).await?.len() == 1);
     Ok(())

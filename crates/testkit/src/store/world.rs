@@ -1,17 +1,21 @@
 //! What a case of the Store suite works with: a store, its clock, and short words for what workers and enqueuers do.
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, LazyLock},
+    time::Duration,
+};
 
 use anyhow::{Context, Result, bail, ensure};
 use async_trait::async_trait;
 use robata_core::{
-    AttemptState, ClaimId, Error, ErrorKind, IncarnationId, JobId, JobState, Payload,
+    AttemptState, ClaimId, Error, ErrorKind, Format, IncarnationId, JobId, JobState, Payload,
     attempt::{AttemptChange, AttemptWrite, Claim, Claimed, HeldAttempt, LogState, LogSummary, Written},
     definition::{Catalog, Document},
     executor::RealmId,
     finish::{End, Outcome},
     job::{Enqueue, JobRecord, Key, Line, NewJob, Reference, When},
-    store::{Adopt, MARK, Register, Store, WorkerExecutor},
+    store::{Adopt, MARK, Mark, Register, Store, WorkerExecutor},
 };
 
 /// What a store's tests bring.
@@ -134,6 +138,16 @@ pub(crate) fn held(claimed: Claimed) -> Result<HeldAttempt> {
     }
 }
 
+/// The mark of a suite's one master.
+#[must_use]
+pub fn mark() -> Mark {
+    static MASTER: LazyLock<IncarnationId> = LazyLock::new(IncarnationId::new);
+    Mark {
+        master: *MASTER,
+        format: Format::OWN,
+    }
+}
+
 impl World {
     /// A new store's world.
     pub async fn new(harness: impl Harness + 'static) -> Result<Self> {
@@ -178,6 +192,11 @@ impl World {
     }
 
     pub(crate) async fn worker_with(&self, executor: &str) -> Result<IncarnationId> {
+        self.worker_of(executor, Format::OWN).await
+    }
+
+    /// One that announces this format.
+    pub(crate) async fn worker_of(&self, executor: &str, format: Format) -> Result<IncarnationId> {
         let incarnation = IncarnationId::new();
         let own = WorkerExecutor {
             realm: Some(RealmId("here".into())),
@@ -188,6 +207,7 @@ impl World {
             host: "suite".into(),
             pid: 7,
             executors: [(name(executor)?, own)].into(),
+            format,
         };
         self.store().register(request).await?;
         Ok(incarnation)
@@ -272,7 +292,7 @@ impl World {
             for incarnation in live {
                 self.store().heartbeat(*incarnation).await?;
             }
-            ended += self.store().judge().await?;
+            ended += self.store().judge(mark()).await?.ended;
         }
         Ok(ended)
     }
@@ -288,6 +308,7 @@ impl World {
             realms: [(name("process")?, RealmId(realm.into()))].into(),
             only: None,
             max: 100,
+            format: Format::OWN,
         };
         Ok(self.store().adopt(request).await?)
     }

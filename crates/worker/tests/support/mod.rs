@@ -409,10 +409,10 @@ impl Rig {
 
     /// Lets so much time pass for the store that every lease that is not renewed expires, while masters keep their marks.
     pub(crate) async fn let_leases_expire(&self) -> Result<()> {
-        self.store.judge().await?;
+        self.store.judge(robata_testkit::store::mark()).await?;
         for _ in 0..6 {
             self.clock.advance(Duration::from_secs(5));
-            self.store.judge().await?;
+            self.store.judge(robata_testkit::store::mark()).await?;
         }
         Ok(())
     }
