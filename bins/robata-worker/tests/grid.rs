@@ -127,45 +127,100 @@ impl Cell {
     }
 }
 
-#[tokio::test]
-async fn sqlite_memory_process() {
-    Cell::new(Site::embedded(), "process").await.scenarios().await;
+async fn embedded(queue: &str, executor: &'static str) {
+    Cell::new(Site::embedded(queue), executor).await.scenarios().await;
 }
 
-#[tokio::test]
-async fn sqlite_memory_docker() {
-    Cell::new(Site::embedded(), "docker").await.scenarios().await;
+async fn embedded_over_postgres(queue: &str, executor: &'static str) {
+    Cell::new(Site::embedded_over_postgres(queue).await, executor)
+        .await
+        .scenarios()
+        .await;
 }
 
-#[tokio::test]
-async fn postgres_redis_process() {
-    Cell::new(Site::new().await, "process").await.scenarios().await;
-}
-
-#[tokio::test]
-async fn postgres_redis_docker() {
-    Cell::new(Site::new().await, "docker").await.scenarios().await;
-}
-
-#[tokio::test]
-async fn postgres_rabbitmq_process() {
-    Cell::new(Site::over_rabbitmq().await, "process")
+async fn over_postgres(queue: &str, executor: &'static str) {
+    Cell::new(Site::over_postgres(queue).await, executor)
         .await
         .scenarios()
         .await;
 }
 
 #[tokio::test]
+async fn sqlite_memory_process() {
+    embedded("memory", "process").await;
+}
+
+#[tokio::test]
+async fn sqlite_memory_docker() {
+    embedded("memory", "docker").await;
+}
+
+#[tokio::test]
+async fn sqlite_redis_process() {
+    embedded("redis", "process").await;
+}
+
+#[tokio::test]
+async fn sqlite_redis_docker() {
+    embedded("redis", "docker").await;
+}
+
+#[tokio::test]
+async fn sqlite_rabbitmq_process() {
+    embedded("rabbitmq", "process").await;
+}
+
+#[tokio::test]
+async fn sqlite_rabbitmq_docker() {
+    embedded("rabbitmq", "docker").await;
+}
+
+#[tokio::test]
+async fn sqlite_sqs_process() {
+    embedded("sqs", "process").await;
+}
+
+#[tokio::test]
+async fn sqlite_sqs_docker() {
+    embedded("sqs", "docker").await;
+}
+
+#[tokio::test]
+async fn postgres_memory_process() {
+    embedded_over_postgres("memory", "process").await;
+}
+
+#[tokio::test]
+async fn postgres_memory_docker() {
+    embedded_over_postgres("memory", "docker").await;
+}
+
+#[tokio::test]
+async fn postgres_redis_process() {
+    over_postgres("redis", "process").await;
+}
+
+#[tokio::test]
+async fn postgres_redis_docker() {
+    over_postgres("redis", "docker").await;
+}
+
+#[tokio::test]
+async fn postgres_rabbitmq_process() {
+    over_postgres("rabbitmq", "process").await;
+}
+
+#[tokio::test]
 async fn postgres_rabbitmq_docker() {
-    Cell::new(Site::over_rabbitmq().await, "docker").await.scenarios().await;
+    over_postgres("rabbitmq", "docker").await;
 }
 
 #[tokio::test]
 async fn postgres_sqs_process() {
-    Cell::new(Site::over_sqs().await, "process").await.scenarios().await;
+    over_postgres("sqs", "process").await;
 }
 
 #[tokio::test]
 async fn postgres_sqs_docker() {
-    Cell::new(Site::over_sqs().await, "docker").await.scenarios().await;
+    over_postgres("sqs", "docker").await;
 }

@@ -21,11 +21,26 @@ use super::{
 /// A disk that others fill keeps the store waiting longer than a master does: only tests of the other path are about that.
 const PATIENT: &str = "[degraded]\nhang = \"1m\"\n";
 
+/// The table of settings of a queue: of one that the runner started, or of one in memory.
+fn table(queue: &str) -> String {
+    match queue {
+        "memory" => "[queue.memory]".to_owned(),
+        "redis" => format!("[queue.redis]\nurl = \"{}\"", service("ROBATA_TEST_REDIS_URL")),
+        "rabbitmq" => format!("[queue.rabbitmq]\nurl = \"{}\"", service("ROBATA_TEST_RABBITMQ_URL")),
+        "sqs" => format!(
+            "[queue.sqs]\nregion = \"us-east-1\"\nendpoint = \"{}\"\naccess_key_id = \"test\"\nsecret_access_key = \"test\"",
+            service("ROBATA_TEST_SQS_URL")
+        ),
+        _ => panic!("{queue} is no queue"),
+    }
+}
+
 /// Where one test's daemons meet.
 pub(crate) struct Site {
     folder: tempfile::TempDir,
-    /// None where all is in one process, over SQLite.
+    /// None where it is SQLite's.
     database: Option<String>,
+    in_one_process: bool,
     http: reqwest::Client,
 }
 
@@ -57,42 +72,41 @@ impl Site {
         Self::with(redis, Some(postgres)).await
     }
 
-    /// Over the RabbitMQ that the runner started.
-    pub(crate) async fn over_rabbitmq() -> Self {
-        let site = Self::with("redis://nowhere", None).await;
-        let settings = fs::read_to_string(site.config()).unwrap();
-        let rabbitmq = format!("[queue.rabbitmq]\nurl = \"{}\"", service("ROBATA_TEST_RABBITMQ_URL"));
-        let settings = settings.replace("[queue.redis]\nurl = \"redis://nowhere\"", &rabbitmq);
-        fs::write(site.config(), settings).unwrap();
+    /// Over PostgreSQL and the queue of this name that the runner started.
+    pub(crate) async fn over_postgres(queue: &str) -> Self {
+        Self::made(&table(queue), None, PATIENT).await
+    }
+
+    /// The same, or a queue in memory, with all in one process.
+    pub(crate) async fn embedded_over_postgres(queue: &str) -> Self {
+        let mut site = Self::over_postgres(queue).await;
+        site.in_one_process = true;
         site
     }
 
-    /// Over the SQS that the runner started.
-    pub(crate) async fn over_sqs() -> Self {
-        let site = Self::with("redis://nowhere", None).await;
-        let settings = fs::read_to_string(site.config()).unwrap();
-        let endpoint = service("ROBATA_TEST_SQS_URL");
-        let sqs = format!(
-            "[queue.sqs]\nregion = \"us-east-1\"\nendpoint = \"{endpoint}\"\naccess_key_id = \"test\"\nsecret_access_key = \"test\""
-        );
-        let settings = settings.replace("[queue.redis]\nurl = \"redis://nowhere\"", &sqs);
-        fs::write(site.config(), settings).unwrap();
+    /// All in one process, over SQLite and the queue of this name.
+    pub(crate) fn embedded(queue: &str) -> Self {
+        let site = Self {
+            folder: tempfile::tempdir().unwrap(),
+            database: None,
+            in_one_process: true,
+            http: robata_testkit::http().build().unwrap(),
+        };
+        site.configure(&format!("{}\n{PATIENT}", table(queue)));
         site
     }
 
     /// Over the database at this address (without its name), and the queue that this table of settings names; whole jobs go
     /// there as soon as by default.
     pub(crate) async fn over_queue(table: &str, postgres: &str) -> Self {
-        let site = Self::with("redis://nowhere", Some(postgres)).await;
-        let settings = fs::read_to_string(site.config()).unwrap();
-        let settings = settings
-            .replace("[queue.redis]\nurl = \"redis://nowhere\"", table)
-            .replace(PATIENT, "");
-        fs::write(site.config(), settings).unwrap();
-        site
+        Self::made(table, Some(postgres), "").await
     }
 
     async fn with(redis: &str, through: Option<&str>) -> Self {
+        Self::made(&format!("[queue.redis]\nurl = \"{redis}\""), through, PATIENT).await
+    }
+
+    async fn made(queue: &str, through: Option<&str>, more: &str) -> Self {
         let server = service("ROBATA_TEST_POSTGRES_URL");
         let database = format!("daemons_{}", uuid::Uuid::now_v7().simple());
         let mut connection = PgConnection::connect(&server).await.unwrap();
@@ -103,28 +117,18 @@ impl Site {
         let site = Self {
             folder: tempfile::tempdir().unwrap(),
             database: Some(database.clone()),
+            in_one_process: false,
             http: robata_testkit::http().build().unwrap(),
         };
         let server = through.unwrap_or(server);
         site.configure(&format!(
-            "[store.postgres]\nurl = \"{server}/{database}\"\n[queue.redis]\nurl = \"{redis}\"\n[worker]\non_sigterm = \"leave\"\n{PATIENT}"
+            "[store.postgres]\nurl = \"{server}/{database}\"\n{queue}\n[worker]\non_sigterm = \"leave\"\n{more}"
         ));
         site
     }
 
-    /// All in one process.
-    pub(crate) fn embedded() -> Self {
-        let site = Self {
-            folder: tempfile::tempdir().unwrap(),
-            database: None,
-            http: robata_testkit::http().build().unwrap(),
-        };
-        site.configure("");
-        site
-    }
-
     pub(crate) fn is_embedded(&self) -> bool {
-        self.database.is_none()
+        self.in_one_process
     }
 
     fn configure(&self, more: &str) {
