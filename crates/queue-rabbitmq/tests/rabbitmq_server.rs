@@ -155,7 +155,7 @@ async fn a_broker_out_of_memory_or_disk_takes_nothing_says_so_and_lets_messages_
         until("it takes nothing", SOON, async || {
             let begun = Instant::now();
             let published = queue.publish(&line, numbered(100..101)).await;
-            assert!(begun.elapsed() < Duration::from_secs(5), "{:?}", begun.elapsed());
+            assert!(begun.elapsed() < Duration::from_secs(20), "{:?}", begun.elapsed());
             Ok(published.is_err().then_some(()))
         })
         .await?;
@@ -168,7 +168,7 @@ async fn a_broker_out_of_memory_or_disk_takes_nothing_says_so_and_lets_messages_
         queue.give_back(held[1..].to_vec()).await?;
         let got = collect(&queue, &line, 5).await?;
         queue.acknowledge(&got).await?;
-        assert!(begun.elapsed() < Duration::from_secs(10), "{:?}", begun.elapsed());
+        assert!(begun.elapsed() < Duration::from_secs(20), "{:?}", begun.elapsed());
         server.control(off).await?;
         insist("publish", async || queue.publish(&line, numbered(200..201)).await).await?;
         until("it comes", SOON, async || {

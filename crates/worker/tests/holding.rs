@@ -256,7 +256,7 @@ async fn a_stop_is_bounded_whatever_hangs() -> Result<()> {
         let began = std::time::Instant::now();
         worker.stop().await?;
         ensure!(
-            began.elapsed() < Duration::from_secs(4),
+            began.elapsed() < Duration::from_secs(20),
             "{call}: {:?}",
             began.elapsed()
         );

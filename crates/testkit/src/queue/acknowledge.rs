@@ -52,7 +52,7 @@ pub async fn what_is_given_back_is_deliverable_at_once(broker: Broker) -> Result
         let begun = Instant::now();
         let got = collect(&*queue, &line, 1).await?;
         assert!(
-            begun.elapsed() < Duration::from_secs(3),
+            begun.elapsed() < Duration::from_secs(10),
             "turn {turn} took {:?}",
             begun.elapsed()
         );
