@@ -14,7 +14,7 @@ use robata_core::{
 };
 use tokio::{
     sync::{Mutex, Semaphore},
-    time::{Instant, MissedTickBehavior, interval, sleep},
+    time::{MissedTickBehavior, interval, sleep},
 };
 use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 
@@ -32,8 +32,6 @@ use crate::{
 
 /// Hints may be lost: the catalog is also looked at this often.
 const REFRESH: Duration = Duration::from_secs(10);
-/// A name that the catalog in memory does not know is looked for in the store at most this often.
-const LOOK_AGAIN: Duration = Duration::from_millis(500);
 /// A stream of hints that ended is asked for again after this time.
 const LISTEN_AGAIN: Duration = Duration::from_secs(1);
 
@@ -151,16 +149,11 @@ impl Shared {
         Ok(self.catalog.put(self.store.catalog().await?))
     }
 
-    /// The catalog as the store has it, for a name that the one in memory does not know; `None` where it was looked at
-    /// just now.
-    pub(crate) async fn newer_catalog(&self) -> std::result::Result<Result<Option<Arc<Catalog>>>, Unanswered> {
-        if self.catalog.age() < LOOK_AGAIN {
-            return Ok(Ok(None));
-        }
+    /// The catalog as the store has it, for a name that the one in memory does not know: however new that one is, somebody may
+    /// have applied a newer one by another master before this was asked.
+    pub(crate) async fn newer_catalog(&self) -> std::result::Result<Result<Arc<Catalog>>, Unanswered> {
         let catalog = self.ask(1, self.store.catalog()).await?;
-        Ok(catalog
-            .map(|catalog| Some(self.catalog.put(catalog)))
-            .map_err(Refused::from))
+        Ok(catalog.map(|catalog| self.catalog.put(catalog)).map_err(Refused::from))
     }
 
     /// Keeps a catalog that the store answered.
@@ -229,27 +222,21 @@ async fn listen(store: Arc<dyn Store>, hub: Arc<Hub>, catalog: Arc<CatalogCache>
 
 /// The newest catalog that was seen.
 #[derive(Debug, Default)]
-struct CatalogCache(RwLock<Option<(Arc<Catalog>, Instant)>>);
+struct CatalogCache(RwLock<Option<Arc<Catalog>>>);
 
 impl CatalogCache {
     fn get(&self) -> Option<Arc<Catalog>> {
-        let cached = self.0.read().unwrap_or_else(PoisonError::into_inner);
-        cached.as_ref().map(|(catalog, _)| Arc::clone(catalog))
-    }
-
-    fn age(&self) -> Duration {
-        let cached = self.0.read().unwrap_or_else(PoisonError::into_inner);
-        cached.as_ref().map_or(Duration::MAX, |(_, at)| at.elapsed())
+        self.0.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// Keeps `new` unless a newer one is here; answers the newest.
     fn put(&self, new: Catalog) -> Arc<Catalog> {
         let mut cached = self.0.write().unwrap_or_else(PoisonError::into_inner);
         let newest = match cached.take() {
-            Some((old, _)) if old.revision >= new.revision => old,
+            Some(old) if old.revision >= new.revision => old,
             _ => Arc::new(new),
         };
-        *cached = Some((Arc::clone(&newest), Instant::now()));
+        *cached = Some(Arc::clone(&newest));
         newest
     }
 }

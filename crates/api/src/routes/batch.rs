@@ -181,21 +181,19 @@ impl Reader {
             Ok(newer) => newer?,
             Err(Unanswered(why)) => return Ok((who, not_known(items, &why))),
         };
-        if let Some(newer) = newer {
-            self.catalog = self.who.view_of(newer);
-            let again = move || {
-                for item in &mut items {
-                    if let Item::NotAllowed { text, .. } = item {
-                        *item = self.judge(text.clone());
-                    }
+        self.catalog = self.who.view_of(newer);
+        let again = move || {
+            for item in &mut items {
+                if let Item::NotAllowed { text, .. } = item {
+                    *item = self.judge(text.clone());
                 }
-                items
-            };
-            items = spawn_blocking(again).await.map_err(|error| {
-                tracing::error!(%error, "reading a batch again failed");
-                internal()
-            })?;
-        }
+            }
+            items
+        };
+        items = spawn_blocking(again).await.map_err(|error| {
+            tracing::error!(%error, "reading a batch again failed");
+            internal()
+        })?;
         let (mut at, mut keys) = (Vec::new(), Vec::new());
         for (index, item) in items.iter_mut().enumerate() {
             if let Item::NotAllowed { key, .. } = item

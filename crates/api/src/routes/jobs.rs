@@ -72,13 +72,13 @@ async fn enqueue_one(shared: &Shared, who: &Identity, request: Checked, tracepar
     }
     if let Err(refused) = request.allowed_by(&catalog) {
         let newer = match shared.newer_catalog().await {
-            Ok(newer) => newer?.map(|newer| who.view_of(newer)),
+            Ok(newer) => who.view_of(newer?),
             Err(unanswered) => return Err(unanswered.refused(&refused.0.detail)),
         };
-        catalog = match newer {
-            Some(newer) if request.allowed_by(&newer).is_ok() => newer,
+        catalog = match request.allowed_by(&newer) {
+            Ok(()) => newer,
             // A key that is known answers with its first job, whatever has become of the definition since.
-            _ => {
+            Err(refused) => {
                 let key = request.key().into_iter().collect();
                 let first = match first_jobs(shared, key).await {
                     Ok(first) => first?.pop().flatten(),

@@ -109,15 +109,6 @@ impl Site {
         ids.into_iter().zip(fates.into_iter().map(Result::unwrap)).collect()
     }
 
-    /// Waits until the catalog in memory is no longer one that was looked at just now: what it does not know may be new.
-    async fn memory_is_old(&self) {
-        let unknown = r#"{"app": "nobody", "job": "mail"}"#;
-        until("the catalog is old", || async {
-            self.server.post("/api/v1/jobs", unknown).await.status() == 503
-        })
-        .await;
-    }
-
     /// Waits until the path in use is this one.
     async fn path_is(&self, path: &str) {
         let wanted = format!("robata_accepting{{path=\"{path}\"}} 1");
@@ -322,7 +313,6 @@ async fn what_is_not_known_from_memory_or_too_large_is_503_with_its_reason() {
     })
     .await;
     site.store_fails();
-    site.memory_is_old().await;
     for body in [
         r#"{"app": "nobody", "job": "mail"}"#,
         r#"{"app": "shop", "job": "other"}"#,
@@ -408,7 +398,6 @@ async fn each_job_of_a_batch_goes_by_itself_and_an_atomic_one_and_a_one_off_need
         {"app": "shop", "job": "mail", "priority": 1000},
         {"app": "shop", "job": "resize", "delay_seconds": 60},
     ]});
-    site.memory_is_old().await;
     for _ in 0..4 {
         let response = site.server.post("/api/v1/jobs/batch", &batch.to_string()).await;
         assert_eq!(response.status(), 200);
