@@ -87,7 +87,9 @@ impl Sqs {
         for url in queues["QueueUrls"].as_array().into_iter().flatten() {
             let queue = json!({"QueueUrl": url});
             let tags = self.ask("ListQueueTags", queue.clone()).await?;
-            let line = tags["Tags"][LINE_TAG].as_str().unwrap_or_default();
+            // Without it this fault would befall nothing, and nobody would know.
+            let line = tags["Tags"][LINE_TAG].as_str();
+            let line = line.with_context(|| format!("{url} does not tell its line: {tags}"))?;
             if LINES.iter().any(|executor| line.ends_with(&format!("/{executor}"))) {
                 self.ask("DeleteQueue", queue).await?;
             }
