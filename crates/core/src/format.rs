@@ -82,11 +82,17 @@ pub struct Seen(AtomicU8);
 
 impl Default for Seen {
     fn default() -> Self {
-        Self(AtomicU8::new(Format::PREVIOUS.0))
+        Self::new(Format::PREVIOUS)
     }
 }
 
 impl Seen {
+    /// One that is known.
+    #[must_use]
+    pub fn new(format: Format) -> Self {
+        Self(AtomicU8::new(format.0))
+    }
+
     /// What was seen last.
     #[must_use]
     pub fn get(&self) -> Format {

@@ -1,5 +1,7 @@
 //! A transaction's connection: the one place that knows whether its statements have names.
 
+use std::time::Duration;
+
 use futures::{future::BoxFuture, stream::BoxStream};
 use sqlx::{
     Describe, Either, Execute, Executor, PgConnection, Postgres, SqlStr,
@@ -7,6 +9,10 @@ use sqlx::{
     pool::PoolConnection,
     postgres::{PgArguments, PgQueryResult, PgRow, PgStatement, PgTypeInfo},
 };
+use tokio::{runtime::Handle, time::timeout};
+
+/// How long a connection that is given back may take to say that it is well.
+const WELL: Duration = Duration::from_secs(2);
 
 /// A connection of the pool. Where it leads to one server process, a statement is prepared by name at its first use, and
 /// takes one round trip and no planning from then on; else (see [`crate::sql::q`]) it has no name.
@@ -14,11 +20,31 @@ use sqlx::{
 pub(crate) struct Conn {
     inner: PoolConnection<Postgres>,
     named: bool,
+    closes: bool,
+}
+
+impl Drop for Conn {
+    /// The pool asks a connection that comes back whether it is well, keeps its place until the answer, and waits for that
+    /// without end: of a server that is gone without a word, until the kernel gives up, a quarter of an hour later.
+    fn drop(&mut self) {
+        // One that is closed has its own limit; without a runtime there is nobody to wait.
+        if let (false, Ok(runtime)) = (self.closes, Handle::try_current()) {
+            let returning = self.inner.return_to_pool();
+            runtime.spawn(async move {
+                // Dropped when the time is over: closed, and its place is free.
+                let _ = timeout(WELL, returning).await;
+            });
+        }
+    }
 }
 
 impl Conn {
     pub(crate) fn new(inner: PoolConnection<Postgres>) -> Self {
-        Self { inner, named: false }
+        Self {
+            inner,
+            named: false,
+            closes: false,
+        }
     }
 
     /// From here on statements have names.
@@ -28,6 +54,7 @@ impl Conn {
 
     /// It is not to be used by anybody else.
     pub(crate) fn close_on_drop(&mut self) {
+        self.closes = true;
         self.inner.close_on_drop();
     }
 

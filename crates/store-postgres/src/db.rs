@@ -45,7 +45,8 @@ pub(crate) struct How {
     pub(crate) read_only: bool,
     /// On the heartbeats' own connection, and within their time.
     pub(crate) beat: bool,
-    /// Whether it puts jobs into lines: then no change of the catalog commits meanwhile (PROTOCOL O1).
+    /// Whether it puts jobs into lines or takes them out: then no change of the catalog commits meanwhile (PROTOCOL O1), nor of
+    /// the limits by which it claims.
     pub(crate) lines: bool,
     /// Whether it goes by the format in use, which nobody changes meanwhile (PROTOCOL V1).
     pub(crate) format: bool,

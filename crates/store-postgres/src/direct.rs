@@ -17,6 +17,10 @@ use crate::{
 /// Statements that a connection keeps: more than there are, but for lists, which have one for each kind of filter.
 const STATEMENTS: usize = 500;
 
+/// A transaction in which nothing is said for so long is the server's to end: what a process that was stopped in its midst has
+/// locked keeps nobody longer. Shorter than the gap of marks after which no master may judge (half a lease).
+const SILENT: Duration = Duration::from_secs(5);
+
 /// Every statement has the index that it walks. A planner whose statistics are of an hour ago, when the tables were small, must
 /// not choose to read them whole now that they are not.
 ///
@@ -55,10 +59,13 @@ impl Session {
     }
 
     fn settings(&self) -> impl Iterator<Item = (&'static str, String)> {
-        let millis = self.limit.as_millis();
+        let millis = |time: Duration| time.as_millis().to_string();
         let limits = [
-            ("statement_timeout", millis.to_string()),
-            ("idle_in_transaction_session_timeout", (millis * 2).to_string()),
+            ("statement_timeout", millis(self.limit)),
+            (
+                "idle_in_transaction_session_timeout",
+                millis(SILENT.min(self.limit * 2)),
+            ),
         ];
         PLANS
             .iter()

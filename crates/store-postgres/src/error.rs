@@ -71,6 +71,11 @@ impl Fault {
         matches!(self, Self::Sql(sqlx::Error::Database(error)) if error.code().as_deref() == Some(STALE_PLAN))
     }
 
+    /// Whether a lock was not had in the time that was given for it.
+    pub(crate) fn is_lock_timeout(&self) -> bool {
+        matches!(self, Self::Sql(sqlx::Error::Database(error)) if error.code().as_deref() == Some("55P03"))
+    }
+
     pub(crate) fn class(&self) -> Class {
         match self {
             Self::Sql(error) => match error {

@@ -13,13 +13,16 @@ use sqlx::postgres::PgRow;
 use crate::{
     catalog::set_meta,
     error::{Fault, Result},
+    lease,
     sql::{Read as _, q},
     tx::{After, Tx},
 };
 
 /// Taken as a transaction begins that writes in the format in use, and read under it. The key is "robataf" in ASCII.
 pub(crate) const SHARE: &str = "SELECT pg_advisory_xact_lock_shared(32210615677509990); ";
-const ALONE: &str = "SELECT pg_advisory_xact_lock(32210615677509990)";
+/// Claims and publications wait behind whoever waits for it, so that nobody waits long: not for a process that was stopped in
+/// the midst of a claim.
+const ALONE: &str = "SET LOCAL lock_timeout = '1s'; SELECT pg_advisory_xact_lock(32210615677509990)";
 /// A lease in milliseconds: as long a mark is fresh.
 const FRESH: i64 = LEASE.as_millis() as i64;
 /// Marks as old as this are removed.
@@ -45,15 +48,23 @@ async fn in_use(tx: &mut Tx) -> Result<Format> {
     read(&row)
 }
 
-/// Takes note of the format of a worker that registers, before its row is written: what rises is judged by the row, under the
-/// same lock.
+/// Takes note of the format of a worker that registers, before its row is written: what rises is judged by the row, and
+/// nothing rises while this transaction has its part of the lock.
 pub(crate) async fn register(tx: &mut Tx, announced: Format) -> Result<()> {
-    q(ALONE).execute(tx.conn()).await?;
+    if announced < in_use(tx).await? {
+        sqlx::raw_sql(ALONE).execute(tx.conn()).await?;
+    } else {
+        sqlx::raw_sql(SHARE).execute(tx.conn()).await?;
+        if announced < in_use(tx).await? {
+            // It rose in between.
+            return Err(Fault::Raced);
+        }
+    }
     let before = in_use(tx).await?;
     put(tx, before, before.min(announced)).await
 }
 
-/// The oldest format that a live daemon announces, beside this one of a master.
+/// The oldest format that a live daemon announces, beside this one of a master, and the one in use.
 async fn oldest(tx: &mut Tx, announced: Format) -> Result<(Format, Format)> {
     let now = tx.now.as_millis();
     let row = q("SELECT least($1::smallint,
@@ -68,9 +79,14 @@ async fn oldest(tx: &mut Tx, announced: Format) -> Result<(Format, Format)> {
     Ok((column(&row, "oldest")?, read(&row)?))
 }
 
-/// Writes a master's mark and puts the right format in use; `may_rise`: marks came without a gap for long enough that every
-/// live daemon has announced its own.
-pub(crate) async fn judge(tx: &mut Tx, mark: Mark, may_rise: bool) -> Result<Format> {
+/// Whether another format is to be in use; `may_rise`: marks came without a gap for long enough that every live daemon has
+/// announced its own.
+fn changes(oldest: Format, before: Format, may_rise: bool) -> bool {
+    oldest < before || may_rise && oldest > before
+}
+
+/// Writes a master's mark; answers the format in use, and whether it is to be changed.
+pub(crate) async fn mark(tx: &mut Tx, mark: &Mark, may_rise: bool) -> Result<(Format, bool)> {
     let now = tx.now.as_millis();
     q(
         "WITH old AS (DELETE FROM robata.masters WHERE marked_at < $4 AND id <> $1)
@@ -83,17 +99,19 @@ pub(crate) async fn judge(tx: &mut Tx, mark: Mark, may_rise: bool) -> Result<For
     .bind(now - OLD)
     .execute(tx.conn())
     .await?;
-    let changes = |oldest: Format, before: Format| oldest < before || may_rise && oldest > before;
-    let (oldest_now, before) = oldest(tx, mark.format).await?;
-    if !changes(oldest_now, before) {
-        tx.after(After::Format(before));
-        return Ok(before);
-    }
-    // Under the lock nobody registers: what is seen now holds until the commit.
-    q(ALONE).execute(tx.conn()).await?;
-    let (oldest_now, before) = oldest(tx, mark.format).await?;
-    let after = if changes(oldest_now, before) {
-        oldest_now
+    let (oldest, before) = oldest(tx, mark.format).await?;
+    tx.after(After::Format(before));
+    Ok((before, changes(oldest, before, may_rise)))
+}
+
+/// Puts the right format in use, in a transaction of its own: no mark waits for the lock. Under it nobody registers, and what
+/// is seen holds until the commit.
+pub(crate) async fn change(tx: &mut Tx, mark: &Mark) -> Result<Format> {
+    sqlx::raw_sql(ALONE).execute(tx.conn()).await?;
+    let may_rise = lease::is_unbroken(tx).await?;
+    let (oldest, before) = oldest(tx, mark.format).await?;
+    let after = if changes(oldest, before, may_rise) {
+        oldest
     } else {
         before
     };

@@ -213,18 +213,27 @@ pub(crate) fn gap(now: i64, last_mark: i64) -> bool {
     now.saturating_sub(last_mark) > LEASE_MILLIS / 2 || last_mark > now + AHEAD_MILLIS
 }
 
+async fn last_mark(tx: &mut Tx, how: &'static str) -> Result<Option<(i64, i64)>> {
+    let row = q(how).fetch_optional(tx.conn()).await?;
+    row.map(|row| Ok((row.col("at")?, row.col("unbroken_since")?)))
+        .transpose()
+}
+
+/// Whether marks came without a gap for a lease, until now.
+pub(crate) async fn is_unbroken(tx: &mut Tx) -> Result<bool> {
+    let now = tx.now.as_millis();
+    let marks = last_mark(tx, "SELECT at, unbroken_since FROM robata.marks").await?;
+    Ok(marks.is_some_and(|(at, since)| !gap(now, at) && now >= since + LEASE_MILLIS))
+}
+
 /// Writes the mark of all masters and ends what has expired; after a gap in the marks, or within a lease of this process's
-/// own start, it ends nothing (PROTOCOL H4). A gap is noted in the row: every master finds it there.
-pub(crate) async fn judge(tx: &mut Tx, mark: &Mark) -> Result<Judged> {
+/// own start, it ends nothing (PROTOCOL H4). A gap is noted in the row: every master finds it there. Answers besides whether
+/// another format is to be in use.
+pub(crate) async fn judge(tx: &mut Tx, mark: &Mark) -> Result<(Judged, bool)> {
     let now = tx.now.as_millis();
     let own_start = tx.shared.judges_since(tx.now).as_millis();
-    let row = q("SELECT at, unbroken_since FROM robata.marks FOR UPDATE")
-        .fetch_optional(tx.conn())
-        .await?;
-    let (at, unbroken_since) = match row {
-        Some(row) => (row.col::<i64>("at")?, row.col::<i64>("unbroken_since")?),
-        None => (i64::MIN / 2, now),
-    };
+    let marks = last_mark(tx, "SELECT at, unbroken_since FROM robata.marks FOR UPDATE").await?;
+    let (at, unbroken_since) = marks.unwrap_or((i64::MIN / 2, now));
     let gap = gap(now, at);
     let unbroken_since = if gap { now } else { unbroken_since };
     q(
@@ -236,9 +245,8 @@ pub(crate) async fn judge(tx: &mut Tx, mark: &Mark) -> Result<Judged> {
     .execute(tx.conn())
     .await?;
     let is_unbroken = now >= unbroken_since + LEASE_MILLIS;
-    // Before any lease's row is locked: claims have the format's lock first, too.
-    let format = format::judge(tx, *mark, is_unbroken).await?;
-    let judged = |ended| Judged { ended, format };
+    let (format, changes) = format::mark(tx, mark, is_unbroken).await?;
+    let judged = |ended| (Judged { ended, format }, changes);
     // A clock that was set back must not make leases last longer.
     q("UPDATE robata.workers SET lease_until = $1 WHERE ended_at IS NULL AND lease_until > $1")
         .bind(now + LEASE_MILLIS + AHEAD_MILLIS)

@@ -4,8 +4,8 @@
 use std::time::Duration;
 
 use robata_core::{Error, ErrorKind};
-use sqlx::{ConnectOptions as _, Connection as _, PgConnection, Row as _, postgres::PgConnectOptions};
-use tokio::time::timeout;
+use sqlx::{AssertSqlSafe, ConnectOptions as _, Connection as _, PgConnection, Row as _, postgres::PgConnectOptions};
+use tokio::time::{sleep, timeout};
 
 use crate::{
     error::{Fault, Result},
@@ -25,6 +25,10 @@ const MIGRATIONS: &[(i32, &str, &str)] = &[
 const LOCK: i64 = 0x726f_6261_7461;
 /// How long all of them may take, and wait for each other.
 const LIMIT: Duration = Duration::from_secs(600);
+/// How long a table may be waited for: whoever comes to it meanwhile waits, too.
+const TABLE: &str = "2s";
+/// Between two tries, where somebody reads a table for long.
+const PAUSE: Duration = Duration::from_secs(5);
 /// PostgreSQL 14.
 const OLDEST: i32 = 140_000;
 
@@ -81,13 +85,26 @@ pub(crate) async fn connect(options: &PgConnectOptions, limit: Duration) -> Resu
 
 pub(crate) async fn run(options: &PgConnectOptions, limit: Duration) -> Result<Migrated> {
     let mut conn = connect(options, limit).await?;
-    let migrated = match timeout(LIMIT, apply(&mut conn)).await {
+    let migrated = match timeout(LIMIT, apply_when_free(&mut conn)).await {
         Ok(done) => done,
         Err(_) => Err(Fault::Slow(LIMIT)),
     };
     // Without COMMIT the server rolls back.
     let _ = timeout(limit, conn.close()).await;
     migrated
+}
+
+/// Again and again while somebody (a backup) reads a table that is to be changed.
+async fn apply_when_free(conn: &mut PgConnection) -> Result<Migrated> {
+    loop {
+        match apply(conn).await {
+            Err(fault) if fault.is_lock_timeout() => {
+                tracing::warn!(error = %fault, again_in = ?PAUSE, "a table is in long use (by a backup?): it is not changed yet");
+                sleep(PAUSE).await;
+            }
+            done => return done,
+        }
+    }
 }
 
 async fn apply(conn: &mut PgConnection) -> Result<Migrated> {
@@ -98,6 +115,10 @@ async fn apply(conn: &mut PgConnection) -> Result<Migrated> {
         .await?;
     q("SELECT pg_advisory_xact_lock($1)")
         .bind(LOCK)
+        .execute(&mut *tx)
+        .await?;
+    // For each other they wait long, for a table not: all that comes to the table after them would wait behind them.
+    sqlx::raw_sql(AssertSqlSafe(format!("SET LOCAL lock_timeout = '{TABLE}'")))
         .execute(&mut *tx)
         .await?;
     sqlx::raw_sql(

@@ -4,14 +4,14 @@
 use std::{collections::HashSet, sync::Weak, time::Duration};
 
 use robata_core::{job::Line, store::Hint};
-use sqlx::{PgPool, postgres::PgListener};
+use sqlx::{Connection as _, PgPool, postgres::PgListener};
 use tokio::{
     sync::mpsc,
     time::{Instant, sleep_until, timeout},
 };
 use uuid::Uuid;
 
-use crate::{db::Db, shared::Shared, sql::q};
+use crate::{conn::Conn, db::Db, shared::Shared, sql::q};
 
 /// The channel; a database holds one installation.
 const CHANNEL: &str = "robata";
@@ -49,7 +49,8 @@ pub(crate) async fn send(mut hints: mpsc::Receiver<Vec<Hint>>, pool: PgPool, pro
 
 /// In a transaction, as every prepared statement (see [`q`]).
 async fn notify(pool: &PgPool, text: &str) -> Result<(), sqlx::Error> {
-    let mut tx = pool.begin().await?;
+    let mut conn = Conn::new(pool.acquire().await?);
+    let mut tx = conn.inner().begin().await?;
     q("SELECT pg_notify($1, $2)")
         .bind(CHANNEL)
         .bind(text)
@@ -131,14 +132,17 @@ fn decode(text: &str, process: Uuid) -> Vec<Hint> {
         .collect()
 }
 
-/// Listens as long as the store is there, over a pool of its own.
-pub(crate) async fn listen(pool: PgPool, db: Weak<Db>) {
+/// Listens as long as the store is there, each time over a pool of its own: a listener that is dropped says so on its
+/// connection, and where the server is gone without a word its place in a pool is not free again for a long time.
+pub(crate) async fn listen(pool: impl Fn() -> PgPool, db: Weak<Db>) {
     let mut pause = AGAIN.0;
     while db.strong_count() > 0 {
         let begin = Instant::now();
+        let pool = pool();
         if let Err(error) = hear(&pool, &db).await {
             tracing::debug!(%error, "not listening for hints now");
         }
+        let _ = timeout(ANSWER, pool.close()).await;
         if begin.elapsed() > AGAIN.1 {
             pause = AGAIN.0;
         }
@@ -146,7 +150,6 @@ pub(crate) async fn listen(pool: PgPool, db: Weak<Db>) {
         sleep_until(Instant::now() + pause.mul_f64(0.5 + chance / 2.0)).await;
         pause = (pause * 2).min(AGAIN.1);
     }
-    pool.close().await;
 }
 
 async fn hear(pool: &PgPool, db: &Weak<Db>) -> Result<(), sqlx::Error> {

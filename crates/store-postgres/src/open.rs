@@ -114,7 +114,8 @@ async fn open(config: PostgresConfig, options: PgConnectOptions, given: Option<P
         clock_offset: config.clock_offset,
     });
     if let Some(options) = listen_at {
-        tokio::spawn(notify::listen(pool(options, 1, patience), Arc::downgrade(&db)));
+        let pool = move || pool(options.clone(), 1, patience);
+        tokio::spawn(notify::listen(pool, Arc::downgrade(&db)));
     }
     Ok(Opened {
         enqueues: Groups::start(&db, How::again("store.enqueue").lines(), writers, |tx, requests| {

@@ -150,7 +150,7 @@ impl AttemptStore for PostgresStore {
         // Noted before it is sent: whoever asks for it by its number waits for it.
         let under_way = self.opened.db.shared.claim_begins(request.claim);
         self.run(
-            How::once("store.claim").format(),
+            How::once("store.claim").lines().format(),
             (request, under_way),
             |tx, (request, _)| Box::pin(claim::run(tx, request)),
         )
@@ -232,7 +232,20 @@ impl ScheduleStore for PostgresStore {
     }
 
     async fn judge(&self, mark: Mark) -> Result<Judged> {
-        run!(self, How::light("store.judge"), mark, lease::judge)
+        // On the heartbeats' connection: lists must not make a gap in the marks either.
+        let how = How::light("store.judge").beat();
+        let (judged, changes) = run!(self, how, mark, lease::judge)?;
+        if !changes {
+            return Ok(judged);
+        }
+        match run!(self, How::again("store.judge"), mark, format::change) {
+            Ok(format) => Ok(Judged { format, ..judged }),
+            // The next mark tries again.
+            Err(error) => {
+                tracing::warn!(error = %error.full(), "cannot put another format in use yet");
+                Ok(judged)
+            }
+        }
     }
 
     async fn formats(&self) -> Result<Formats> {

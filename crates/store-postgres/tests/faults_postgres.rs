@@ -240,6 +240,10 @@ async fn a_server_shut_down_in_the_middle_loses_and_doubles_nothing() -> Result<
 
 /// A store behind a proxy, with one connection, so that the next reply is the operation's.
 async fn behind_a_proxy() -> Result<(Database, Proxy, PostgresStore)> {
+    behind_a_proxy_with(PostgresConfig::default()).await
+}
+
+async fn behind_a_proxy_with(mut config: PostgresConfig) -> Result<(Database, Proxy, PostgresStore)> {
     let database = Database::migrated().await?;
     let server = url()?;
     let host = server
@@ -249,7 +253,7 @@ async fn behind_a_proxy() -> Result<(Database, Proxy, PostgresStore)> {
     let host = host.split('/').next().context("no host")?.to_owned();
     let proxy = Proxy::start(host.clone()).await?;
     let through = server.replace(&host, &format!("127.0.0.1:{}", proxy.port));
-    let mut config = PostgresConfig::new(at(&through, &database.name)?);
+    config.url = at(&through, &database.name)?;
     config.connections = 1;
     config.listen = Listen::Off;
     let store = PostgresStore::connect(config).await?;
@@ -399,5 +403,31 @@ async fn callers_that_go_away_at_any_moment_lose_nothing() -> Result<()> {
         let _ = tokio::time::timeout(patience, store.jobs(ListJobs::default())).await;
     }
     ensure!(next(&store.job(one(&store, job()?).await?.job.id).await?.job).1.attempt == 1);
+    Ok(())
+}
+
+/// As when its host is gone and nobody closes the connection.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_that_falls_silent_anywhere_keeps_no_place_in_the_pool() -> Result<()> {
+    let mut config = PostgresConfig::default();
+    config.statement_timeout = Duration::from_secs(1);
+    config.connect_timeout = Duration::from_secs(2);
+    let (_database, proxy, store) = behind_a_proxy_with(config).await?;
+    store.lines().await?;
+    proxy.passed();
+    for _ in 0..10 {
+        store.lines().await?;
+    }
+    // With the answer to whether the connection is well, which the pool asks after each of them.
+    let whole = proxy.passed() / 10;
+    let mut silences = 0;
+    for bytes in (whole - 20..whole + 4).step_by(3) {
+        proxy.silence_after(bytes);
+        // Told within the limits, whatever becomes of it; the next one finds a connection.
+        let _ = store.lines().await;
+        again(|| store.lines()).await?;
+        silences += proxy.heal();
+    }
+    ensure!(silences > 6, "only {silences} fell silent");
     Ok(())
 }

@@ -2,11 +2,15 @@
 
 mod support;
 
-use std::sync::{Arc, atomic::AtomicI64};
+use std::{
+    sync::{Arc, atomic::AtomicI64},
+    time::Duration,
+};
 
 use anyhow::{Result, ensure};
 use robata_core::{ErrorKind, store::Store as _};
 use robata_store_postgres::{Migrate, PostgresStore, migrate};
+use robata_testkit::case::until;
 use support::{Database, config, connect, run};
 
 #[tokio::test(flavor = "multi_thread")]
@@ -97,5 +101,53 @@ async fn an_address_that_is_none_is_invalid_and_one_without_a_server_unavailable
             .is_err_and(|error| error.kind() == ErrorKind::Unavailable && !error.full().contains("hush")),
         "{nobody:?}"
     );
+    Ok(())
+}
+
+/// A backup reads all tables for as long as it takes: a migration that waits for one of them must not keep everybody else from
+/// it meanwhile.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_migration_that_waits_for_a_table_keeps_nobody_else_from_it() -> Result<()> {
+    let database = Database::migrated().await?;
+    let mut conn = connect(&database.url).await?;
+    run(
+        &mut conn,
+        "DELETE FROM robata.migrations WHERE version >= 4; ALTER TABLE robata.workers DROP COLUMN format;
+         ALTER TABLE robata.start_requests DROP COLUMN format; DROP TABLE robata.masters;
+         DELETE FROM robata.meta WHERE name = 'format'"
+            .into(),
+    )
+    .await?;
+    let mut backup = connect(&database.url).await?;
+    run(
+        &mut backup,
+        "BEGIN; LOCK TABLE robata.workers IN ACCESS SHARE MODE".into(),
+    )
+    .await?;
+    let url = database.url.clone();
+    let migrating = tokio::spawn(async move { migrate(&url).await });
+    let waits =
+        "SELECT count(*) > 0 FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'";
+    until(
+        "the migration waits for the table",
+        Duration::from_secs(30),
+        async || {
+            let waits: bool = sqlx::query_scalar(waits)
+                .fetch_one(&mut connect(&database.url).await?)
+                .await?;
+            Ok(waits.then_some(()))
+        },
+    )
+    .await?;
+    // As a heartbeat, of the release that runs.
+    run(
+        &mut conn,
+        "SET lock_timeout = '20s'; UPDATE robata.workers SET seen_at = seen_at".into(),
+    )
+    .await?;
+    ensure!(!migrating.is_finished(), "it did not wait");
+    run(&mut backup, "COMMIT".into()).await?;
+    let done = migrating.await??;
+    ensure!(!done.applied.is_empty(), "{done:?}");
     Ok(())
 }

@@ -1,5 +1,5 @@
-//! The format in use (PROTOCOL V1), in memory like the leases: one process holds the folder, and when it ends nobody is left
-//! who could announce another.
+//! The format in use (PROTOCOL V1). One process holds the folder, and when it ends nobody is left who announces anything; what
+//! was in use stays in the database, for an older release that opens it next: to it what is out in a durable broker is void.
 
 use std::collections::HashMap;
 
@@ -10,12 +10,24 @@ use robata_core::{
     store::{Formats, Hint, Mark},
 };
 
+use sqlx::SqliteConnection;
+
 use crate::{
+    catalog::set_meta,
     error::Result,
     shared::Shared,
     sql::Read as _,
     tx::{After, Tx},
 };
+
+/// The format that was in use when the folder was last held.
+pub(crate) async fn load(conn: &mut SqliteConnection) -> Result<Format> {
+    let row = sqlx::query("SELECT value FROM meta WHERE name = 'format'")
+        .fetch_optional(conn)
+        .await?;
+    let stored = row.map(|row| row.json::<Format>("value")).transpose()?;
+    Ok(stored.unwrap_or(Format::PREVIOUS).max(Format::PREVIOUS))
+}
 
 /// Takes note of the format of a worker that registers.
 pub(crate) async fn register(tx: &mut Tx, announced: Format) -> Result<()> {
@@ -43,10 +55,12 @@ pub(crate) async fn judge(tx: &mut Tx, mark: Mark, may_rise: bool) -> Result<For
 async fn put(tx: &mut Tx, after: Format) -> Result<()> {
     let before = std::mem::replace(&mut tx.format, after);
     tx.after(After::Format(after));
-    if after >= before {
-        if after > before {
-            tracing::info!(%before, %after, "every live daemon reads a newer format: it is in use");
-        }
+    if after == before {
+        return Ok(());
+    }
+    set_meta(&mut tx.conn, "format", &after.to_string()).await?;
+    if after > before {
+        tracing::info!(%before, %after, "every live daemon reads a newer format: it is in use");
         return Ok(());
     }
     let void = sqlx::query(

@@ -15,7 +15,7 @@ use crate::{
     config::SqliteConfig,
     error::{Fault, Result},
     folder::{self, FolderLock},
-    pause,
+    format, pause,
     shared::Shared,
     sql::Read as _,
     tx::Tx,
@@ -97,12 +97,14 @@ async fn connect(config: SqliteConfig, lock: FolderLock) -> Result<Opened> {
     end_earlier_leases(&mut conn, &config).await?;
     let catalog = catalog::load(&mut conn).await?;
     let paused = pause::load(&mut conn).await?;
+    let format = format::load(&mut conn).await?;
     let shared = Arc::new(Shared::new(
         installation,
         Arc::clone(&config.clock),
         config.default_executor.clone(),
         catalog,
         paused,
+        format,
     ));
 
     let reading = options(&config).read_only(true).pragma("cache_size", "-4096");

@@ -7,8 +7,8 @@ use std::{
 };
 
 use robata_core::{
-    AppName, ExecutorName, IncarnationId, InstallationId, Timestamp, definition::Catalog, format::Seen, job::Line,
-    store::Hint,
+    AppName, ExecutorName, Format, IncarnationId, InstallationId, Timestamp, definition::Catalog, format::Seen,
+    job::Line, store::Hint,
 };
 use sqlx::{Row as _, sqlite::SqliteRow};
 use tokio::sync::broadcast;
@@ -45,6 +45,7 @@ impl Shared {
         default_executor: Option<ExecutorName>,
         catalog: Catalog,
         paused: Paused,
+        format: Format,
     ) -> Self {
         let leases = Mutex::new(Leases::new(clock.boot()));
         Self {
@@ -57,7 +58,7 @@ impl Shared {
             hints: broadcast::Sender::new(HINTS),
             turns: Mutex::default(),
             told: Mutex::default(),
-            format: Seen::default(),
+            format: Seen::new(format),
         }
     }
 

@@ -37,6 +37,9 @@ pub struct WorkerConfig {
     pub policies: BTreeMap<ExecutorName, Policy>,
     /// Where each executor's secrets live. What asks for secrets on an executor without such a place never starts.
     pub secrets: BTreeMap<ExecutorName, Arc<dyn Secrets>>,
+    /// How long references of a later release are left in their lines for a worker of it; then this worker, for which all of
+    /// them have gone out again in a format that it reads, lets them go.
+    pub newer_patience: Duration,
     /// How long stopping may take to bring what is half done to a known state.
     pub stop_within: Duration,
 }
@@ -58,6 +61,7 @@ impl Default for WorkerConfig {
             fence: BTreeMap::new(),
             policies: BTreeMap::new(),
             secrets: BTreeMap::new(),
+            newer_patience: Duration::from_secs(600),
             stop_within: Duration::from_secs(5),
         }
     }

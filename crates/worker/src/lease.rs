@@ -20,6 +20,8 @@ use crate::{
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Lease {
     pub(crate) incarnation: IncarnationId,
+    /// When the incarnation was registered: since then it was never over, or it would be another's.
+    since: Duration,
     /// Counted from the sending of the last heartbeat that succeeded.
     until: Duration,
 }
@@ -27,6 +29,11 @@ pub(crate) struct Lease {
 impl Lease {
     pub(crate) fn is_valid(&self) -> bool {
         boot_time() < self.until
+    }
+
+    /// How long the incarnation is there.
+    pub(crate) fn age(&self) -> Duration {
+        boot_time().saturating_sub(self.since)
     }
 }
 
@@ -87,6 +94,7 @@ impl LeaseKeeper {
                     tracing::info!(%incarnation, "registered");
                     self.now.send_replace(Some(Lease {
                         incarnation,
+                        since: boot_time(),
                         until: sent + LEASE,
                     }));
                     return;
@@ -101,10 +109,11 @@ impl LeaseKeeper {
         let sent = boot_time();
         match tokio::time::timeout(HEARTBEAT_TIMEOUT, shared.store.heartbeat(incarnation)).await {
             Ok(Ok(answer)) => {
-                self.now.send_replace(Some(Lease {
-                    incarnation,
-                    until: sent + LEASE,
-                }));
+                self.now.send_modify(|now| {
+                    if let Some(lease) = now {
+                        lease.until = sent + LEASE;
+                    }
+                });
                 METRICS.format(shared.store.format());
                 for attempt in answer.cancel_requested {
                     shared.held.cancel(attempt);

@@ -1,12 +1,12 @@
 //! From lines to attempts: receive, claim, acknowledge (PROTOCOL O5, O6). One loop per executor, for its own free slots.
 
-use std::{collections::BTreeSet, panic::AssertUnwindSafe, sync::Arc, time::Duration};
+use std::{collections::BTreeSet, mem, panic::AssertUnwindSafe, sync::Arc, time::Duration};
 
 use futures::{FutureExt, StreamExt};
 use robata_core::{
     ClaimId, ErrorKind, Result,
     attempt::{Claim, Claimed, HeldAttempt},
-    job::Line,
+    job::{Line, Reference},
     part::words,
     queue::{Delivery, Receive},
     store::Hint,
@@ -101,12 +101,16 @@ async fn receive(
         return shared.queue.receive(request(all, max, wait)).await;
     };
     for line in order {
-        let received = shared
+        let name = line.clone();
+        match shared
             .queue
             .receive(request(vec![(line, 1)], max, Duration::ZERO))
-            .await?;
-        if !received.is_empty() {
-            return Ok(received);
+            .await
+        {
+            Ok(received) if received.is_empty() => {}
+            Ok(received) => return Ok(received),
+            // It may be at fault alone: those after it must not wait for it. If all are, the one below tells.
+            Err(error) => tracing::debug!(line = %name, error = %error.full(), "cannot receive from a line"),
         }
     }
     // All were empty: whichever has something first. Only one, so that the next look goes by the order again.
@@ -174,10 +178,24 @@ async fn take(
     // A start that waited may have taken a slot again meanwhile.
     let excess = deliveries.split_off(slots.len());
     shared.give_back(excess).await;
-    let (good, references) = unreadable::sort(shared, deliveries).await;
-    if good.is_empty() {
-        return Ok(());
-    }
+    let mut sorted = unreadable::sort(deliveries);
+    let (good, references) = (mem::take(&mut sorted.good), mem::take(&mut sorted.references));
+    let taken = match good.is_empty() {
+        true => Ok(()),
+        false => claim(shared, engine, lease, slots, good, references).await,
+    };
+    sorted.deal(shared, lease).await;
+    taken
+}
+
+async fn claim(
+    shared: &Arc<Shared>,
+    engine: &Arc<Engine>,
+    lease: Lease,
+    slots: Vec<Slot>,
+    good: Vec<Delivery>,
+    references: Vec<(Line, Reference)>,
+) -> Result<(), ()> {
     let claim = Claim {
         claim: ClaimId::new(),
         incarnation: lease.incarnation,

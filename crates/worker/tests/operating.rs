@@ -2,6 +2,8 @@
 
 mod support;
 
+use std::time::Duration;
+
 use anyhow::{Result, ensure};
 use bytes::Bytes;
 use robata_core::{
@@ -226,6 +228,28 @@ async fn a_message_of_a_later_release_is_left_in_its_line() -> Result<()> {
     ensure!(rig.store.set_aside_list(None, 10).await?.is_empty());
     let depth = rig.queue.depth(&line()).await?;
     ensure!(depth.waiting == 1, "{depth:?}");
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_later_release_left_behind_is_let_go_after_a_while_and_keeps_no_job_from_running() -> Result<()> {
+    let rig = Rig::new(&[("short", runs(&["exit:0"]))]).await?;
+    let left = |n| Message {
+        body: Bytes::from(vec![Format::OWN.number() + 1, n]),
+        ..Message::default()
+    };
+    rig.queue.publish(&line(), (0..200).map(left).collect()).await?;
+    let _worker = rig.worker_with("a", |config, _| config.newer_patience = Duration::from_secs(2))?;
+    for _ in 0..3 {
+        let job = rig.enqueue("short").await?;
+        ensure_ended(&rig.finalised(job).await?, JobState::Succeeded, None)?;
+    }
+    case::until("the line is empty", 2 * STATE, || async {
+        let depth = rig.queue.depth(&line()).await?;
+        Ok((depth.waiting == 0 && depth.unacknowledged == 0).then_some(()))
+    })
+    .await?;
+    ensure!(rig.store.set_aside_list(None, 10).await?.is_empty());
     Ok(())
 }
 

@@ -1,8 +1,8 @@
-//! A TCP proxy that cuts a connection half-way through a reply.
+//! A TCP proxy that cuts a connection half-way through a reply, or lets it fall silent there.
 
 use std::sync::{
     Arc,
-    atomic::{AtomicI64, AtomicUsize, Ordering},
+    atomic::{AtomicBool, AtomicI64, AtomicUsize, Ordering},
 };
 
 use anyhow::Result;
@@ -17,10 +17,16 @@ const NEVER: i64 = i64::MAX;
 /// The proxy.
 pub(crate) struct Proxy {
     pub(crate) port: u16,
-    left: Arc<AtomicI64>,
-    cuts: Arc<AtomicUsize>,
-    passed: Arc<AtomicI64>,
+    state: Arc<State>,
     task: JoinHandle<()>,
+}
+
+struct State {
+    left: AtomicI64,
+    /// Whether what is over the limit is kept back, and the connection stays.
+    silent: AtomicBool,
+    cuts: AtomicUsize,
+    passed: AtomicI64,
 }
 
 impl Proxy {
@@ -28,42 +34,48 @@ impl Proxy {
     pub(crate) async fn start(to: String) -> Result<Self> {
         let listener = TcpListener::bind("127.0.0.1:0").await?;
         let port = listener.local_addr()?.port();
-        let (left, cuts) = (Arc::new(AtomicI64::new(NEVER)), Arc::new(AtomicUsize::new(0)));
-        let passed = Arc::new(AtomicI64::new(0));
-        let (l, c, p) = (Arc::clone(&left), Arc::clone(&cuts), Arc::clone(&passed));
+        let state = Arc::new(State {
+            left: AtomicI64::new(NEVER),
+            silent: AtomicBool::new(false),
+            cuts: AtomicUsize::new(0),
+            passed: AtomicI64::new(0),
+        });
+        let all = Arc::clone(&state);
         let task = tokio::spawn(async move {
             while let Ok((client, _)) = listener.accept().await {
-                let (to, left, cuts, passed) = (to.clone(), Arc::clone(&l), Arc::clone(&c), Arc::clone(&p));
+                let (to, state) = (to.clone(), Arc::clone(&all));
                 tokio::spawn(async move {
                     if let Ok(server) = TcpStream::connect(&to).await {
-                        pipe(client, server, &left, &cuts, &passed).await;
+                        pipe(client, server, &state).await;
                     }
                 });
             }
         });
-        Ok(Self {
-            port,
-            left,
-            cuts,
-            passed,
-            task,
-        })
+        Ok(Self { port, state, task })
     }
 
     /// Bytes of replies that have gone through since this was last asked.
     pub(crate) fn passed(&self) -> i64 {
-        self.passed.swap(0, Ordering::SeqCst)
+        self.state.passed.swap(0, Ordering::SeqCst)
     }
 
     /// Cuts the connection that gets the next reply, once so many bytes of replies have gone through.
     pub(crate) fn cut_after(&self, bytes: i64) {
-        self.left.store(bytes, Ordering::SeqCst);
+        self.state.silent.store(false, Ordering::SeqCst);
+        self.state.left.store(bytes, Ordering::SeqCst);
     }
 
-    /// Cuts no more; how often it did.
+    /// The connection that gets the next reply says nothing more once so many bytes of replies have gone through, and is not
+    /// closed either.
+    pub(crate) fn silence_after(&self, bytes: i64) {
+        self.state.silent.store(true, Ordering::SeqCst);
+        self.state.left.store(bytes, Ordering::SeqCst);
+    }
+
+    /// Cuts and silences no more; how often it did.
     pub(crate) fn heal(&self) -> usize {
-        self.left.store(NEVER, Ordering::SeqCst);
-        self.cuts.swap(0, Ordering::SeqCst)
+        self.state.left.store(NEVER, Ordering::SeqCst);
+        self.state.cuts.swap(0, Ordering::SeqCst)
     }
 }
 
@@ -73,7 +85,7 @@ impl Drop for Proxy {
     }
 }
 
-async fn pipe(client: TcpStream, server: TcpStream, left: &AtomicI64, cuts: &AtomicUsize, passed: &AtomicI64) {
+async fn pipe(client: TcpStream, server: TcpStream, state: &State) {
     let (mut from_client, mut to_client) = client.into_split();
     let (mut from_server, mut to_server) = server.into_split();
     let up = async {
@@ -86,18 +98,25 @@ async fn pipe(client: TcpStream, server: TcpStream, left: &AtomicI64, cuts: &Ato
                 return;
             };
             let mut n = n;
-            let allowed = left.load(Ordering::SeqCst);
+            let allowed = state.left.load(Ordering::SeqCst);
             let cut = allowed != NEVER && allowed < n as i64;
             if cut {
                 n = usize::try_from(allowed).unwrap_or(0);
                 // Once: the connections after it are whole.
-                left.store(NEVER, Ordering::SeqCst);
-                cuts.fetch_add(1, Ordering::SeqCst);
+                state.left.store(NEVER, Ordering::SeqCst);
+                state.cuts.fetch_add(1, Ordering::SeqCst);
             } else if allowed != NEVER {
-                left.fetch_sub(n as i64, Ordering::SeqCst);
+                state.left.fetch_sub(n as i64, Ordering::SeqCst);
             }
-            passed.fetch_add(n as i64, Ordering::SeqCst);
-            if to_client.write_all(&buffer[..n]).await.is_err() || cut {
+            state.passed.fetch_add(n as i64, Ordering::SeqCst);
+            if to_client.write_all(&buffer[..n]).await.is_err() {
+                return;
+            }
+            if cut && state.silent.load(Ordering::SeqCst) {
+                // Until the client goes.
+                return std::future::pending().await;
+            }
+            if cut {
                 return;
             }
         }

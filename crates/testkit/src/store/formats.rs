@@ -145,6 +145,25 @@ pub async fn an_older_worker_puts_its_format_in_use_and_what_is_out_goes_out_aga
     Ok(())
 }
 
+/// When the store was closed nobody announced anything: what it left is told to whoever opens it next.
+pub async fn what_is_out_in_a_newer_format_goes_out_again_for_an_older_release_that_opens_the_store(
+    mut world: World,
+) -> Result<()> {
+    Master::of(NEW).until(&world, NEW, &[]).await?;
+    world.one(job("shop", "mail")?).await?;
+    let given = references(&world).await?;
+    published(&world, given.clone(), NEW).await?;
+    ensure!(out(&world).await? == 1);
+    world.harness.reopen().await?;
+    ensure!(Master::of(OLD).judges(&world).await? == OLD);
+    ensure!(
+        out(&world).await? == 0,
+        "it is out in a format that nobody reads any more"
+    );
+    ensure!(references(&world).await? == given, "it does not go out again");
+    Ok(())
+}
+
 /// A master that has not yet heard that the format fell.
 pub async fn what_was_written_in_a_newer_format_than_the_one_in_use_is_not_noted_as_out(world: World) -> Result<()> {
     Master::of(OLD).until(&world, OLD, &[]).await?;

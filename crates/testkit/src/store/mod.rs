@@ -123,6 +123,7 @@ macro_rules! store_suite {
             the_format_in_use_rises_after_a_lease_of_marks_and_falls_at_once,
             after_a_gap_in_the_marks_no_format_rises_for_a_lease,
             an_older_worker_puts_its_format_in_use_and_what_is_out_goes_out_again,
+            what_is_out_in_a_newer_format_goes_out_again_for_an_older_release_that_opens_the_store,
             what_was_written_in_a_newer_format_than_the_one_in_use_is_not_noted_as_out,
             a_claim_freezes_in_the_format_in_use,
             what_is_frozen_in_a_newer_format_is_left_by_its_adopter,
