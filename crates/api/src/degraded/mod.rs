@@ -27,7 +27,11 @@ use tokio::{
 };
 use tokio_util::task::AbortOnDropHandle;
 
-use self::{breaker::Breaker, outage::Outage, publisher::Publisher};
+use self::{
+    breaker::Breaker,
+    outage::Outage,
+    publisher::{Publisher, Unsent},
+};
 use crate::{
     probes::CHECK,
     refused::{Refused, Result},
@@ -212,21 +216,24 @@ impl Degraded {
             )));
         }
         let most = inner.path.config.max_outage_bytes;
-        let Some(under_way) = inner.outage.goes(whole.job.id, bytes as u64, most) else {
-            return Err(refused(format!(
-                "the store does not serve now, and the {most} bytes that this server may put into the broker meanwhile are used up"
-            )));
+        let goes = || inner.outage.goes(whole.job.id, bytes as u64, most);
+        let Err(unsent) = inner.publisher.publish(message, goes).await else {
+            return Ok(as_accepted(whole));
         };
-        match inner.publisher.publish(message, under_way).await {
-            Ok(()) => Ok(as_accepted(whole)),
-            Err(why) => {
-                tracing::debug!(job = %whole.job.id, error = why, "a whole job was not confirmed");
-                Err(refused(
-                    "neither the store nor the broker takes jobs now; this one may have reached the broker all the same"
-                        .to_owned(),
-                ))
+        tracing::debug!(job = %whole.job.id, ?unsent, "a whole job was not confirmed");
+        Err(refused(match unsent {
+            Unsent::UsedUp => format!(
+                "the store does not serve now, and the {most} bytes that this server may put into the broker meanwhile are used up"
+            ),
+            Unsent::Refused(why) => {
+                format!("the store does not serve now, and the broker does not take this job: {why}")
             }
-        }
+            Unsent::NotAsked(_) => "neither the store nor the broker takes jobs now".to_owned(),
+            Unsent::InDoubt(_) => {
+                "neither the store nor the broker takes jobs now; this one may have reached the broker all the same"
+                    .to_owned()
+            }
+        }))
     }
 
     /// Whether a job of this id may be in the broker by what this process alone knows.
