@@ -151,7 +151,8 @@ impl Degraded {
         }
         let line = Line::accept();
         match timeout(CHECK, self.inner.path.queue.depth(&line)).await {
-            Ok(Ok(_)) if self.is_usable() => Path::Degraded,
+            // A broker may tell what is in a line and take nothing more into it.
+            Ok(Ok(_)) if self.is_usable() && !self.inner.publisher.rests() => Path::Degraded,
             _ => Path::None,
         }
     }
