@@ -83,18 +83,13 @@ impl Shared {
         }
     }
 
-    /// The degraded path, where the broker may take whole jobs now.
-    pub(crate) fn other_path(&self) -> Option<&Degraded> {
-        self.degraded.as_ref().filter(|degraded| degraded.is_usable())
-    }
-
-    /// Asks the store what `jobs` jobs need; where there is another path, not for longer than that is better.
+    /// Asks the store what `jobs` jobs need; in bounded time, unless the degraded path is switched off.
     pub(crate) async fn ask<T>(
         &self,
         jobs: usize,
         call: impl Future<Output = robata_core::Result<T>>,
     ) -> std::result::Result<robata_core::Result<T>, Unanswered> {
-        match self.other_path() {
+        match &self.degraded {
             Some(degraded) => degraded.ask(jobs, call).await,
             None => Ok(call.await),
         }
@@ -124,10 +119,11 @@ impl Shared {
         }
     }
 
-    /// Refuses what only the store can tell of a job while it is known not to serve: nobody is to wait for that.
+    /// Refuses what only the store can tell of a job while it is known not to serve: nobody is to wait for that. Where no job can
+    /// be in the broker, a store that cannot write may still tell what it has.
     pub(crate) fn can_look(&self, id: JobId) -> Result<()> {
         match &self.degraded {
-            Some(degraded) if degraded.is_open() => Err(not_yet(id)),
+            Some(degraded) if degraded.is_open() && degraded.is_usable() => Err(not_yet(id)),
             _ => Ok(()),
         }
     }

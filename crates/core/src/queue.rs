@@ -105,7 +105,8 @@ pub trait Queue: fmt::Debug + Send + Sync + 'static {
     /// Publishes a batch again and acknowledges it.
     async fn give_back(&self, deliveries: Vec<Delivery>) -> Result<()>;
 
-    /// How much is in a line.
+    /// How much is in a line. One that nobody has used yet is empty; `NotFound` where it is not there and `publish` would not
+    /// make it either.
     async fn depth(&self, line: &Line) -> Result<Depth>;
 
     /// The line's broker key; made where there is none yet.

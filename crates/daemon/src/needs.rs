@@ -5,7 +5,11 @@ use std::sync::Arc;
 use robata_api::{CHECK, TryNeeds, need};
 use robata_api_types::Need;
 use robata_core::{
-    Error, ErrorKind, ExecutorName, QueueName, Result, job::Line, log_store::LogStore, queue::Queue, store::Store,
+    Error, ErrorKind, ExecutorName, QueueName, Result,
+    job::Line,
+    log_store::LogStore,
+    queue::{Depth, Queue},
+    store::Store,
 };
 use robata_worker::{Status, StatusReader};
 
@@ -75,10 +79,31 @@ async fn answers(queue: &dyn Queue) -> Result<()> {
         executor: ExecutorName::new("none")?,
     };
     match tokio::time::timeout(CHECK, queue.depth(&line)).await {
-        Ok(answer) => answer.map(drop),
+        Ok(depth) => answered(depth),
         Err(_elapsed) => {
             let words = format!("the broker did not answer within {} s", CHECK.as_secs());
             Err(Error::new(ErrorKind::Unavailable, "ready.check", words))
         }
+    }
+}
+
+/// That there is no such line is an answer, too: a broker whose lines are made by hand has none that nobody uses.
+fn answered(depth: Result<Depth>) -> Result<()> {
+    match depth {
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(()),
+        answer => answer.map(drop),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_broker_that_says_there_is_no_such_line_has_answered() {
+        let said = |kind| answered(Err(Error::new(kind, "queue.depth", "as it says")));
+        assert!(answered(Ok(Depth::default())).is_ok());
+        assert!(said(ErrorKind::NotFound).is_ok());
+        assert!(said(ErrorKind::Unavailable).is_err());
     }
 }

@@ -39,7 +39,7 @@ pub struct SqsConfig {
     /// Default: 12 s.
     pub operation_timeout: Duration,
     /// The largest message, with its attributes, and the largest batch, in bytes: less than 1 MiB only for what stands in
-    /// for SQS and takes less. A line whose queue has a smaller `MaximumMessageSize` takes no more than that. Default: 1 MiB.
+    /// for SQS and takes less. A line whose queue has a smaller `MaximumMessageSize` takes no more than that in either. Default: 1 MiB.
     pub max_message_bytes: usize,
 }
 

@@ -5,7 +5,7 @@ use std::{sync::Arc, time::Duration};
 use async_trait::async_trait;
 use aws_sdk_sqs::types::QueueAttributeName;
 use robata_core::{
-    Result,
+    Error, ErrorKind, Result,
     job::Line,
     queue::{BrokerKey, Capabilities, Delivery, Depth, Message, Queue, Receive},
 };
@@ -58,6 +58,18 @@ impl SqsQueue {
     #[must_use]
     pub fn queue_name(&self, line: &Line) -> String {
         self.shared.names.line(line)
+    }
+
+    /// How much is in a line without a queue. One that nobody has used is empty, and is not made for being looked at; where queues
+    /// are not made at all, nothing can be put into it either.
+    fn absent(&self, line: &Line) -> Result<Depth, Fault> {
+        if self.shared.config.create {
+            return Ok(Depth::default());
+        }
+        Err(Fault::NotThere {
+            line: line.clone(),
+            name: self.queue_name(line),
+        })
     }
 }
 
@@ -130,12 +142,11 @@ impl Queue for SqsQueue {
     /// Approximate, as SQS says itself, and right about a minute after the last message.
     async fn depth(&self, line: &Line) -> Result<Depth> {
         let asking = async {
-            // A line that nobody has used is empty, and is not made for being looked at.
             let Some(place) = lines::find(&self.shared, line).await? else {
-                return Ok(Depth::default());
+                return self.absent(line);
             };
             let found = match lines::attributes(&self.shared, &place.url, QueueAttributeName::All).await {
-                Err(fault) if fault.is_missing() => return Ok(Depth::default()),
+                Err(fault) if fault.is_missing() => return self.absent(line),
                 found => found?,
             };
             let count = |attribute| {
@@ -152,7 +163,10 @@ impl Queue for SqsQueue {
                 receivers: None,
             })
         };
-        asking.await.map_err(|fault: Fault| fault.at("queue.depth"))
+        asking.await.map_err(|fault: Fault| match fault {
+            Fault::NotThere { .. } => Error::new(ErrorKind::NotFound, "queue.depth", fault.to_string()),
+            fault => fault.at("queue.depth"),
+        })
     }
 
     async fn broker_key(&self, line: &Line) -> Result<BrokerKey> {

@@ -75,7 +75,10 @@ pub(crate) async fn give_back(shared: &Shared, deliveries: Vec<Delivery>) -> Res
     let mut answer = Ok(());
     for (line, out) in by_line(out, |(_, delivery)| &delivery.line) {
         let wires: Vec<_> = out.iter().map(|(_, delivery)| Wire::new(&delivery.message)).collect();
-        let outcome = publish::send(shared, &line, &wires).await;
+        let outcome = match publish::most_bytes(shared, &line).await {
+            Ok(most) => publish::send(shared, &line, &wires, most).await,
+            Err(fault) => vec![Some(fault); wires.len()],
+        };
         let mut published = Vec::with_capacity(out.len());
         for ((number, _), fault) in out.iter().zip(&outcome) {
             match fault {

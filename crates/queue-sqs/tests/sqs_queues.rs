@@ -9,7 +9,7 @@ use anyhow::{Context, Result};
 use robata_core::{ErrorKind, queue::Queue};
 use robata_queue_sqs::SqsConfig;
 use serde_json::json;
-use service::*;
+use service::{between::Between, *};
 
 #[tokio::test]
 async fn a_queue_is_made_as_a_line_needs_it_and_bears_its_whole_name() -> Result<()> {
@@ -71,7 +71,11 @@ async fn where_queues_are_not_made_a_missing_one_is_named_and_one_made_by_hand_i
             "{error:?}"
         );
     }
+    let error = queue.depth(&line).await.expect_err("nothing can be put into it");
+    assert_eq!(error.kind(), ErrorKind::NotFound, "{error:?}");
+    assert!(error.message().contains(&name), "{error:?}");
     api("CreateQueue", json!({"QueueName": name})).await?;
+    assert_eq!(queue.depth(&line).await?, robata_core::queue::Depth::default());
     queue.publish(&line, numbered(0..1)).await?;
     assert_eq!(sorted(&collect(&queue, &line, 1).await?)?, [0]);
     let key = queue.broker_key(&line).await?;
@@ -152,6 +156,26 @@ async fn a_queue_that_takes_less_takes_nothing_of_a_batch_with_more() -> Result<
     nothing_comes(&queue, &line, Duration::from_millis(300)).await?;
     queue.publish(&line, vec![text("y".repeat(2048))]).await?;
     assert_eq!(collect(&queue, &line, 1).await?.len(), 1);
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_batch_has_no_more_bytes_than_its_queue_takes_in_a_message() -> Result<()> {
+    let (between, config) = Between::to(&config()?).await?;
+    let (queue, line) = (queue(&config)?, line("small-batches"));
+    let attributes = json!({"MaximumMessageSize": "2048", "MessageRetentionPeriod": "1209600"});
+    api(
+        "CreateQueue",
+        json!({"QueueName": queue.queue_name(&line), "Attributes": attributes}),
+    )
+    .await?;
+    let of = |number: u8| text(vec![b'0' + number; 1000]);
+    queue.publish(&line, (0..4).map(of).collect()).await?;
+    assert_eq!(between.entries("SendMessageBatch"), [2, 2]);
+    let got = collect(&queue, &line, 4).await?;
+    queue.give_back(got).await?;
+    assert_eq!(between.entries("SendMessageBatch"), [2, 2, 2, 2], "given back, too");
+    assert_eq!(collect(&queue, &line, 4).await?.len(), 4);
     Ok(())
 }
 

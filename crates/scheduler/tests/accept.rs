@@ -4,7 +4,10 @@
 
 use std::{
     collections::BTreeMap,
-    sync::{Arc, atomic::AtomicBool},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicUsize},
+    },
     time::Duration,
 };
 
@@ -116,6 +119,7 @@ impl Rig {
             queue: Arc::new(queue.clone()),
             faults: Arc::clone(&all),
             whole_jobs: AtomicBool::new(true),
+            takes: AtomicUsize::new(usize::MAX),
         };
         let mut config = SchedulerConfig::default();
         config.patience = Duration::from_millis(500);

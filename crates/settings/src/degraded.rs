@@ -5,16 +5,16 @@ use std::time::Duration;
 use robata_core::definition::{Memory, duration};
 use serde::{Deserialize, Serialize};
 
-/// `[degraded]`. It takes effect only while the broker says that it may take whole jobs: RabbitMQ and SQS, and Redis with
-/// `appendfsync always` and `noeviction`.
+/// `[degraded]`. Jobs go by the broker only while that says that it may take whole jobs: RabbitMQ and SQS, and Redis with
+/// `appendfsync always` and `noeviction`. With others they are refused while the store does not serve.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct DegradedSettings {
     /// Whether jobs are accepted by the broker while the store does not serve; else they are refused then.
     pub enabled: bool,
-    /// So many failures of the store in a row, and jobs go to the broker without asking it.
+    /// So many failures of the store in a row, and jobs go to the broker, or are refused, without asking it.
     pub failures: u32,
-    /// The same at once where the store does not answer an enqueue for this long.
+    /// The same at once where the store does not answer an enqueue for this long; for 5 s at least where they are refused.
     #[serde(with = "duration")]
     pub hang: Duration,
     /// A job with all that belongs to it has at most this many bytes on this path, or what the broker takes, if that is less.

@@ -1,13 +1,14 @@
-//! A queue behind faults and gates, which may call itself durable: what happens to whole jobs is tried without a broker.
+//! A queue behind faults and gates, which may call itself durable, and take less than it says: what happens to whole jobs is
+//! tried without a broker.
 
 use std::sync::{
     Arc,
-    atomic::{AtomicBool, Ordering},
+    atomic::{AtomicBool, AtomicUsize, Ordering},
 };
 
 use async_trait::async_trait;
 use robata_core::{
-    Result,
+    Error, ErrorKind, Result,
     job::Line,
     queue::{BrokerKey, Capabilities, Delivery, Depth, Message, Queue, Receive},
 };
@@ -23,6 +24,9 @@ pub struct FaultyQueue {
     pub faults: Arc<Faults>,
     /// Whether it says that it may take whole jobs; may change in time.
     pub whole_jobs: AtomicBool,
+    /// A larger body is refused with its whole batch, though the capabilities do not say so: some brokers bound a line's
+    /// messages by what only its own queue there knows. May change in time.
+    pub takes: AtomicUsize,
 }
 
 #[async_trait]
@@ -33,9 +37,21 @@ impl Queue for FaultyQueue {
         capabilities
     }
     async fn publish(&self, line: &Line, messages: Vec<Message>) -> Result<()> {
-        self.faults
-            .around("queue.publish", self.queue.publish(line, messages))
-            .await
+        let takes = self.takes.load(Ordering::SeqCst);
+        let large = messages
+            .iter()
+            .map(|message| message.body.len())
+            .find(|bytes| *bytes > takes);
+        let publishing = async {
+            match large {
+                Some(bytes) => {
+                    let words = format!("a message for {line} has {bytes} bytes; its queue takes at most {takes}");
+                    Err(Error::new(ErrorKind::Invalid, "queue.publish", words))
+                }
+                None => self.queue.publish(line, messages).await,
+            }
+        };
+        self.faults.around("queue.publish", publishing).await
     }
     async fn receive(&self, request: Receive) -> Result<Vec<Delivery>> {
         self.faults.around("queue.receive", self.queue.receive(request)).await

@@ -5,7 +5,8 @@ use std::{fmt, sync::Arc, time::Duration};
 use robata_core::queue::Queue;
 
 /// The second way of accepting jobs: the broker, while the store does not serve (PROTOCOL I1). It is used only while the
-/// broker says that it may take whole jobs ([`robata_core::queue::Capabilities::whole_jobs`]).
+/// broker says that it may take whole jobs ([`robata_core::queue::Capabilities::whole_jobs`]); while it does not, a store that does
+/// not serve is not waited for either, and jobs are refused.
 #[derive(Clone)]
 pub struct DegradedPath {
     /// The broker.
@@ -28,11 +29,13 @@ impl fmt::Debug for DegradedPath {
 pub struct DegradedConfig {
     /// So many failures of the store in a row open the breaker: from then on jobs go to the broker without asking the store.
     pub failures: u32,
-    /// An enqueue that the store does not answer for this long opens it at once.
+    /// An enqueue that the store does not answer for this long opens it at once; for 5 s at least while the broker may not take
+    /// whole jobs.
     pub hang: Duration,
     /// A whole job has at most this many bytes, payload included, or what the broker takes, if that is less.
     pub max_job_bytes: usize,
-    /// Whole jobs that this process puts into the broker in one outage have together at most this many bytes.
+    /// Whole jobs that this process puts into the broker in one outage have together at most this many bytes, those included
+    /// of which nobody knows whether they arrived.
     pub max_outage_bytes: u64,
 }
 

@@ -13,7 +13,7 @@ use std::{
 };
 
 use robata_core::{
-    Error, ErrorKind, JobId, JobState,
+    ErrorKind, JobId, JobState,
     accept::WholeJob,
     job::{JobRecord, Line, Waiting, When},
     part,
@@ -27,7 +27,11 @@ use tokio::{
 };
 use tokio_util::task::AbortOnDropHandle;
 
-use self::{breaker::Breaker, outage::Outage, publisher::Publisher};
+use self::{
+    breaker::Breaker,
+    outage::Outage,
+    publisher::{Publisher, Unsent},
+};
 use crate::{
     probes::CHECK,
     refused::{Refused, Result},
@@ -39,6 +43,9 @@ pub use self::config::{DegradedConfig, DegradedPath};
 const PROBE_EVERY: Duration = Duration::from_millis(500);
 /// An outage that cannot be noted yet is tried again after this time.
 const NOTE_AGAIN: Duration = Duration::from_millis(100);
+/// Without a broker that takes whole jobs, a store that does not answer for this long hangs. Longer than with one: waiting is then
+/// the only way to have a job accepted, and a disk may stall for seconds. Shorter than clients wait for an answer.
+const HANG_ALONE: Duration = Duration::from_secs(5);
 /// What a batch's size adds to the time that the store has for it.
 const HANG_PER_JOB: Duration = Duration::from_millis(1);
 
@@ -77,6 +84,8 @@ struct Inner {
     path: DegradedPath,
     store: Arc<dyn Store>,
     breaker: Mutex<Breaker>,
+    /// What the store failed for last.
+    last: Mutex<String>,
     /// Tells everyone who waits for the store that it has opened.
     open: watch::Sender<bool>,
     outage: Arc<Outage>,
@@ -92,6 +101,7 @@ impl Degraded {
         let inner = Inner {
             publisher: Publisher::new(Arc::clone(&path.queue)),
             breaker: Mutex::new(Breaker::new(path.config.failures)),
+            last: Mutex::default(),
             path,
             store,
             open: watch::Sender::new(false),
@@ -123,7 +133,7 @@ impl Degraded {
 
     /// Whether the broker may take whole jobs, by what it last said of itself.
     pub(crate) fn is_usable(&self) -> bool {
-        self.inner.path.queue.capabilities().whole_jobs
+        self.inner.is_usable()
     }
 
     /// Whether the store is not asked now.
@@ -147,7 +157,8 @@ impl Degraded {
         }
         let line = Line::accept();
         match timeout(CHECK, self.inner.path.queue.depth(&line)).await {
-            Ok(Ok(_)) if self.is_usable() => Path::Degraded,
+            // A broker may tell what is in a line and take nothing more into it.
+            Ok(Ok(_)) if self.is_usable() && !self.inner.publisher.rests() => Path::Degraded,
             _ => Path::None,
         }
     }
@@ -162,13 +173,14 @@ impl Degraded {
         let inner = &*self.inner;
         let mut open = inner.open.subscribe();
         if *open.borrow_and_update() {
-            return Err(Unanswered("it is not asked until it does".to_owned()));
+            return Err(inner.not_asked());
         }
         let more = HANG_PER_JOB.saturating_mul(u32::try_from(jobs).unwrap_or(u32::MAX));
-        let hang = inner.path.config.hang.saturating_add(more);
+        let hang = inner.hang().saturating_add(more);
         tokio::select! {
             answer = timeout(hang, call) => match answer {
                 Ok(Err(error)) if error.kind() == ErrorKind::Unavailable => {
+                    inner.failed_for(error.message());
                     inner.seen(&error.full(), Breaker::failed);
                     Err(Unanswered(error.message().to_owned()))
                 }
@@ -178,12 +190,13 @@ impl Degraded {
                 }
                 Err(_elapsed) => {
                     let why = format!("the store did not answer within {} ms", hang.as_millis());
+                    inner.failed_for(&why);
                     inner.seen(&why, Breaker::hung);
                     Err(Unanswered(why))
                 }
             },
             // Others have waited long enough for all.
-            _ = open.wait_for(|open| *open) => Err(Unanswered("it is not asked until it does".to_owned())),
+            _ = open.wait_for(|open| *open) => Err(inner.not_asked()),
         }
     }
 
@@ -193,9 +206,7 @@ impl Degraded {
         let inner = &*self.inner;
         let capabilities = inner.path.queue.capabilities();
         if !capabilities.whole_jobs {
-            let why =
-                "the store does not serve now, and the broker is not known to be durable enough to take whole jobs";
-            return Err(refused(why.to_owned()));
+            return Err(inner.not_asked().without_broker());
         }
         let message = Message {
             // The store does not serve: as it was last seen.
@@ -212,21 +223,24 @@ impl Degraded {
             )));
         }
         let most = inner.path.config.max_outage_bytes;
-        let Some(under_way) = inner.outage.goes(whole.job.id, bytes as u64, most) else {
-            return Err(refused(format!(
-                "the store does not serve now, and the {most} bytes that this server may put into the broker meanwhile are used up"
-            )));
+        let goes = || inner.outage.goes(whole.job.id, bytes as u64, most);
+        let Err(unsent) = inner.publisher.publish(message, goes).await else {
+            return Ok(as_accepted(whole));
         };
-        match inner.publisher.publish(message, under_way).await {
-            Ok(()) => Ok(as_accepted(whole)),
-            Err(why) => {
-                tracing::debug!(job = %whole.job.id, error = why, "a whole job was not confirmed");
-                Err(refused(
-                    "neither the store nor the broker takes jobs now; this one may have reached the broker all the same"
-                        .to_owned(),
-                ))
+        tracing::debug!(job = %whole.job.id, ?unsent, "a whole job was not confirmed");
+        Err(refused(match unsent {
+            Unsent::UsedUp => format!(
+                "the store does not serve now, and the {most} bytes that this server may put into the broker meanwhile are used up"
+            ),
+            Unsent::Refused(why) => {
+                format!("the store does not serve now, and the broker does not take this job: {why}")
             }
-        }
+            Unsent::NotAsked(_) => "neither the store nor the broker takes jobs now".to_owned(),
+            Unsent::InDoubt(_) => {
+                "neither the store nor the broker takes jobs now; this one may have reached the broker all the same"
+                    .to_owned()
+            }
+        }))
     }
 
     /// Whether a job of this id may be in the broker by what this process alone knows.
@@ -241,6 +255,30 @@ impl Inner {
         self.breaker.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    fn is_usable(&self) -> bool {
+        self.path.queue.capabilities().whole_jobs
+    }
+
+    /// How long the store is waited for.
+    fn hang(&self) -> Duration {
+        let hang = self.path.config.hang;
+        if self.is_usable() { hang } else { hang.max(HANG_ALONE) }
+    }
+
+    fn last(&self) -> MutexGuard<'_, String> {
+        self.last.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whoever is refused while the store is not asked is told why that is.
+    fn failed_for(&self, why: &str) {
+        *self.last() = why.to_owned();
+    }
+
+    fn not_asked(&self) -> Unanswered {
+        let last = self.last();
+        Unanswered(format!("it is not asked until it does; it failed last for: {last}"))
+    }
+
     /// Something was seen of the store; where that opens the breaker, or ends it, all are told.
     fn seen(&self, why: &str, change: fn(&mut Breaker)) {
         let (was, is) = {
@@ -252,7 +290,15 @@ impl Inner {
             (was, is)
         };
         match (was, is) {
-            (false, true) => tracing::warn!(why, "the store does not serve: jobs are accepted by the broker"),
+            (false, true) if self.is_usable() => {
+                tracing::warn!(why, "the store does not serve: jobs are accepted by the broker");
+            }
+            (false, true) => {
+                tracing::warn!(
+                    why,
+                    "the store does not serve, nor is the broker durable enough: jobs are refused"
+                );
+            }
             (true, false) => tracing::info!("the store serves again: jobs are accepted by it"),
             _ => {}
         }
@@ -314,11 +360,14 @@ impl Unanswered {
         let detail = format!("{what}; the store does not serve now, so only what is remembered counts ({why})");
         Refused::unavailable(detail, Duration::from_secs(1))
     }
-}
 
-impl From<Unanswered> for Refused {
-    fn from(unanswered: Unanswered) -> Self {
-        Self::from(Error::new(ErrorKind::Unavailable, "store.ask", unanswered.0))
+    /// The same where there is no other path. The store may have the job all the same.
+    pub(crate) fn without_broker(self) -> Refused {
+        let why = self.0;
+        let detail = format!(
+            "the store does not serve now ({why}), and the broker is not known to be durable enough to take whole jobs"
+        );
+        Refused::unavailable(detail, Duration::from_secs(1))
     }
 }
 

@@ -22,16 +22,28 @@ struct State {
     generation: u64,
     /// Whole jobs on their way to the broker.
     under_way: usize,
+    /// Of those that are in the broker, may be, or are on their way.
     bytes: u64,
 }
 
 /// A whole job on its way to the broker, until it is dropped.
 #[derive(Debug)]
-pub(super) struct UnderWay(Arc<Outage>);
+pub(super) struct UnderWay {
+    outage: Arc<Outage>,
+    bytes: u64,
+}
+
+impl UnderWay {
+    /// The broker surely does not have it: its bytes may be another's. Its time stays noted, which costs nobody a job.
+    pub(super) fn never_arrived(self) {
+        let mut state = self.outage.state();
+        state.bytes = state.bytes.saturating_sub(self.bytes);
+    }
+}
 
 impl Drop for UnderWay {
     fn drop(&mut self) {
-        self.0.state().under_way -= 1;
+        self.outage.state().under_way -= 1;
     }
 }
 
@@ -62,7 +74,10 @@ impl Outage {
         state.under_way += 1;
         drop(state);
         self.begun.notify_one();
-        Some(UnderWay(Arc::clone(self)))
+        Some(UnderWay {
+            outage: Arc::clone(self),
+            bytes,
+        })
     }
 
     /// Whether a job of this id may be in the broker by what is not noted in the store yet.
@@ -127,5 +142,15 @@ mod tests {
         assert!(outage.goes(JobId::new(), 40, 100).is_some());
         outage.noted(outage.to_note().unwrap());
         assert!(outage.goes(JobId::new(), 100, 100).is_some());
+    }
+
+    #[test]
+    fn what_never_arrived_leaves_its_bytes_to_others() {
+        let outage = Arc::new(Outage::default());
+        drop(outage.goes(JobId::new(), 60, 100));
+        outage.goes(JobId::new(), 40, 100).unwrap().never_arrived();
+        assert!(outage.goes(JobId::new(), 41, 100).is_none(), "the first may be there");
+        assert!(outage.goes(JobId::new(), 40, 100).is_some());
+        assert!(outage.to_note().is_some(), "nothing is under way any more");
     }
 }

@@ -264,7 +264,7 @@ async fn store_batch(shared: &Shared, who: &Identity, items: Vec<Item>, atomic: 
         return Err(none_stored(shared, refused));
     }
     let asked = jobs.len();
-    let answers = match shared.other_path() {
+    let answers = match &shared.degraded {
         _ if jobs.is_empty() => Vec::new(),
         None => shared.store.enqueue(Enqueue { jobs, atomic }).await?,
         Some(degraded) => {
@@ -276,6 +276,7 @@ async fn store_batch(shared: &Shared, who: &Identity, items: Vec<Item>, atomic: 
                 Ok(answers) => answers?,
                 // The broker can neither tell whether a key is taken nor take all or none.
                 Err(unanswered) if atomic => return Err(unanswered.refused("an atomic batch needs the store")),
+                Err(unanswered) if !degraded.is_usable() => return Err(unanswered.without_broker()),
                 Err(_unanswered) => {
                     let jobs = jobs.into_iter().zip(versions);
                     let accepted = jobs.map(|(job, version)| accept(degraded, who, job, version));

@@ -90,12 +90,13 @@ async fn enqueue_one(shared: &Shared, who: &Identity, request: Checked, tracepar
     }
     let version = catalog.job(request.app(), request.job()).map(|entry| entry.version);
     let job = request.resolve(&catalog, &shared.config, traceparent)?;
-    let Some(degraded) = shared.other_path() else {
+    let Some(degraded) = &shared.degraded else {
         return store_one(&*shared.store, job).await.map(Taken::Stored);
     };
     // The same id by whichever path: if the store keeps it after all, that is one job.
     match degraded.ask(1, store_one_of(&*shared.store, job.clone())).await {
         Ok(enqueued) => Ok(Taken::Stored(enqueued?)),
+        Err(unanswered) if !degraded.is_usable() => Err(unanswered.without_broker()),
         Err(_unanswered) => accept(degraded, who, job, version).await,
     }
 }

@@ -2,7 +2,10 @@
 //! of the ids.
 
 use std::{
-    sync::{Arc, atomic::AtomicBool, atomic::Ordering},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicUsize, Ordering},
+    },
     time::Duration,
 };
 
@@ -26,28 +29,29 @@ use tokio::time::Instant;
 
 use crate::server::{Server, document, id, refused, start_with_path, until};
 
-const MAIL: &str = r#"{"app": "shop", "job": "mail", "payload": {"a": 1.50}}"#;
+pub(crate) const MAIL: &str = r#"{"app": "shop", "job": "mail", "payload": {"a": 1.50}}"#;
 /// What is answered without waiting for anything that does not answer takes less, on a slow machine, too.
 const AT_ONCE: Duration = Duration::from_millis(900);
-const AWAY: Fault = Fault::Refuse(ErrorKind::Unavailable);
+pub(crate) const AWAY: Fault = Fault::Refuse(ErrorKind::Unavailable);
 
 /// A server with the shop's definitions, a store and a broker that can be made to fail.
-struct Site {
-    server: Server,
-    broker: Arc<FaultyQueue>,
-    faults: Arc<Faults>,
+pub(crate) struct Site {
+    pub(crate) server: Server,
+    pub(crate) broker: Arc<FaultyQueue>,
+    pub(crate) faults: Arc<Faults>,
 }
 
-async fn site() -> Site {
+pub(crate) async fn site() -> Site {
     site_with(|_| ()).await
 }
 
-async fn site_with(configure: impl FnOnce(&mut DegradedConfig)) -> Site {
+pub(crate) async fn site_with(configure: impl FnOnce(&mut DegradedConfig)) -> Site {
     let faults = Arc::new(Faults::default());
     let broker = Arc::new(FaultyQueue {
         queue: Arc::new(MemoryQueue::new(MemoryConfig::default())),
         faults: Arc::clone(&faults),
         whole_jobs: AtomicBool::new(true),
+        takes: AtomicUsize::new(usize::MAX),
     });
     let mut config = DegradedConfig::default();
     // Not so short that a slow machine's store seems to hang.
@@ -71,19 +75,19 @@ async fn site_with(configure: impl FnOnce(&mut DegradedConfig)) -> Site {
 
 impl Site {
     /// The store answers nothing well from now on.
-    fn store_fails(&self) {
+    pub(crate) fn store_fails(&self) {
         for call in STORE {
             self.faults.fail(call, AWAY, usize::MAX);
         }
     }
 
-    fn store_heals(&self) {
+    pub(crate) fn store_heals(&self) {
         for call in STORE {
             self.faults.heal(call);
         }
     }
 
-    async fn accepted(&self, body: &str) -> Value {
+    pub(crate) async fn accepted(&self, body: &str) -> Value {
         let response = self.server.post("/api/v1/jobs", body).await;
         let status = response.status();
         let job: Value = response.json().await.unwrap();
@@ -92,7 +96,7 @@ impl Site {
     }
 
     /// What a master's reader does.
-    async fn take_in(&self) -> Vec<(JobId, TakenIn)> {
+    pub(crate) async fn take_in(&self) -> Vec<(JobId, TakenIn)> {
         let request = Receive {
             lines: vec![(Line::accept(), 1)],
             max: 100,
@@ -110,7 +114,7 @@ impl Site {
     }
 
     /// Waits until the path in use is this one.
-    async fn path_is(&self, path: &str) {
+    pub(crate) async fn path_is(&self, path: &str) {
         let wanted = format!("robata_accepting{{path=\"{path}\"}} 1");
         until(&wanted, || async {
             self.metrics().await.lines().any(|line| line == wanted)

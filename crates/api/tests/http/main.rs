@@ -7,6 +7,7 @@ mod bounds;
 mod catalog;
 mod condition;
 mod degraded;
+mod degraded_bounds;
 mod enqueue;
 mod gate;
 mod guard;
