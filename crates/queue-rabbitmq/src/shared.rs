@@ -1,6 +1,6 @@
 //! What all parts of one queue share.
 
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use robata_core::{
     job::Line,
@@ -24,7 +24,7 @@ pub(crate) struct Shared {
     /// This queue's name in receipts; never used before or again.
     pub(crate) run: String,
     /// Held by whoever makes a line's queue.
-    pub(crate) making: tokio::sync::Mutex<()>,
+    pub(crate) making: Arc<tokio::sync::Mutex<()>>,
     /// Set once the broker has begun with streams.
     pub(crate) streams: OnceCell<()>,
     held: Mutex<Held>,
@@ -39,6 +39,13 @@ fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
+/// Does what must not be left half done in a task of its own: a caller who goes away leaves it to its end.
+pub(crate) async fn in_a_task<T: Send + 'static>(
+    work: impl Future<Output = Result<T, Fault>> + Send + 'static,
+) -> Result<T, Fault> {
+    tokio::spawn(work).await.unwrap_or(Err(Fault::Ended))
+}
+
 impl Shared {
     pub(crate) fn new(config: RabbitMqConfig) -> Result<Self, Fault> {
         let permits = |count: usize| Semaphore::new(count.clamp(1, Semaphore::MAX_PERMITS));
@@ -47,7 +54,7 @@ impl Shared {
             outward: Link::new(&config, "publishes")?,
             inward: Link::new(&config, "receives")?,
             run: uuid::Uuid::new_v4().simple().to_string(),
-            making: tokio::sync::Mutex::default(),
+            making: Arc::default(),
             streams: OnceCell::new(),
             held: Mutex::default(),
             share: Mutex::default(),

@@ -68,7 +68,10 @@ mod tests {
     fn a_line_that_failed_alone_is_left_out_for_a_while() {
         let (mut left, now) = (LeftOut::default(), Instant::now());
         let both = [line("bad"), line("good")];
-        assert_eq!((left.promising(&both, now), left.next_try(&both)), (both.to_vec(), None));
+        assert_eq!(
+            (left.promising(&both, now), left.next_try(&both)),
+            (both.to_vec(), None)
+        );
         left.leave_out(&both[0].0, now);
         assert!(left.may_any(&both) && !left.may_any(&both[..1]));
         assert_eq!(left.promising(&both, now), both[1..]);
