@@ -208,7 +208,8 @@ impl Outbox {
     /// Whether nothing waits in the line while somebody waits for it: then what the store calls published is lost.
     ///
     /// What a receiver has had for so long without a claim counts as lost, too: a claim takes milliseconds, a receiver
-    /// that went away may never give it back, and a reference that comes twice loses its second claim.
+    /// that went away may never give it back, and a reference that comes twice loses its second claim. PROTOCOL's other sign,
+    /// that later references were claimed, is not looked for (ARCHITECTURE.md says why).
     async fn is_drained(&self, line: &Line) -> Result<bool> {
         let depth = self.within("queue.depth", self.queue.depth(line)).await?;
         Ok(depth.waiting == 0 && depth.receivers.is_none_or(|receivers| receivers > 0))
