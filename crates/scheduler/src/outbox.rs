@@ -114,7 +114,7 @@ impl Outbox {
             dirty.rotate_left(after);
             first = dirty.first().cloned().or(first);
             for line in dirty {
-                self.fill_or_rest(line).await;
+                self.fill_or_rest(&line).await;
             }
             tokio::select! {
                 () = self.wake.notified() => {}
@@ -124,14 +124,14 @@ impl Outbox {
     }
 
     /// Fills a line's window. What goes wrong with one line, a panic too, is no other line's fault.
-    async fn fill_or_rest(&self, line: Line) {
-        let why = match AssertUnwindSafe(self.fill(&line)).catch_unwind().await {
+    async fn fill_or_rest(&self, line: &Line) {
+        let why = match AssertUnwindSafe(self.fill(line)).catch_unwind().await {
             Ok(Ok(())) => return,
             Ok(Err(error)) => error.full(),
             Err(panic) => format!("panicked: {}", words(&*panic)),
         };
         METRICS.error("outbox");
-        let rest = self.state().lines.failed(&line);
+        let rest = self.state().lines.failed(line);
         tracing::warn!(%line, error = why, again_in_ms = millis(rest), "cannot send out");
     }
 
