@@ -8,6 +8,7 @@ use bytes::Bytes;
 use crate::{error::Result, job::Line};
 
 pub mod hand;
+pub mod left_out;
 pub mod share;
 
 /// What a queue can do.

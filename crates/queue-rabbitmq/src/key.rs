@@ -1,7 +1,7 @@
 //! The broker key of a line (PROTOCOL O3): the first message of a stream beside it. A stream gives the same first message to
 //! everybody, for ever, however many write a key at the same time.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use futures::StreamExt;
 use lapin::{
@@ -25,7 +25,7 @@ const EMPTY_FOR: Duration = Duration::from_millis(50);
 const WRITTEN_DOWN: Duration = Duration::from_secs(2);
 
 /// The line's key, made where there is none.
-pub(crate) async fn broker_key(shared: &Shared, line: &Line) -> Result<BrokerKey, Fault> {
+pub(crate) async fn broker_key(shared: &Arc<Shared>, line: &Line) -> Result<BrokerKey, Fault> {
     let live = shared.inward.get().await?;
     // Asked of the broker each time: a queue that was deleted and made again is empty, and has another key.
     lines::verify(shared, &live, line).await?;
@@ -34,25 +34,26 @@ pub(crate) async fn broker_key(shared: &Shared, line: &Line) -> Result<BrokerKey
     if written.unwrap_or_default() == 0 {
         shared.streams.get_or_try_init(|| begin(shared, &live)).await?;
         // Some brokers do not take it well that several make one stream at the same time.
-        Box::pin(lines::alone(shared, &live, line, write(shared, &live, &name))).await?;
+        let writing = write(Arc::clone(shared), Arc::clone(&live), name.clone());
+        Box::pin(lines::alone(shared, &live, line, writing)).await?;
     }
     let key = first(&live, &name, shared.config.response_timeout).await?;
     key.ok_or(Fault::NoKey { name })
 }
 
 /// Writes a key where there is none.
-async fn write(shared: &Shared, live: &Live, name: &str) -> Result<(), Fault> {
-    if lines::waiting(live, &live.channel().await?, name).await?.is_none() {
-        lines::make(live, name, lines::kind("stream")).await?;
+async fn write(shared: Arc<Shared>, live: Arc<Live>, name: String) -> Result<(), Fault> {
+    if lines::waiting(&live, &live.channel().await?, &name).await?.is_none() {
+        lines::make(&live, &name, lines::kind("stream")).await?;
     }
-    if first(live, name, EMPTY_FOR).await?.is_some() {
+    if first(&live, &name, EMPTY_FOR).await?.is_some() {
         return Ok(());
     }
     let fresh = Message {
         body: uuid::Uuid::new_v4().simple().to_string().into(),
         ..Message::default()
     };
-    publish::to_queue(shared, name, &[fresh]).await
+    publish::to_queue(&shared, &name, &[fresh]).await
 }
 
 /// Has the broker begin with streams, once per process: with its very first one it starts what coordinates them all, and writes

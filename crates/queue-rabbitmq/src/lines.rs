@@ -1,6 +1,6 @@
 //! The queue of a line: looked for, made where it is missing, and never another one than it should be.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use lapin::{
     Channel,
@@ -13,7 +13,7 @@ use tokio::time::Instant;
 use crate::{
     connect::Live,
     error::{Fault, code},
-    shared::Shared,
+    shared::{Shared, in_a_task},
 };
 
 const NO_LIMIT: &str = "x-delivery-limit";
@@ -49,7 +49,7 @@ pub(crate) async fn waiting(live: &Live, channel: &Channel, name: &str) -> Resul
 }
 
 /// Sees to it that the line's queue is there, once per connection.
-pub(crate) async fn ensure(shared: &Shared, live: &Live, line: &Line) -> Result<(), Fault> {
+pub(crate) async fn ensure(shared: &Arc<Shared>, live: &Arc<Live>, line: &Line) -> Result<(), Fault> {
     if live.knows(line) {
         return Ok(());
     }
@@ -57,14 +57,15 @@ pub(crate) async fn ensure(shared: &Shared, live: &Live, line: &Line) -> Result<
 }
 
 /// Sees to it that the line's queue is there now.
-pub(crate) async fn verify(shared: &Shared, live: &Live, line: &Line) -> Result<(), Fault> {
+pub(crate) async fn verify(shared: &Arc<Shared>, live: &Arc<Live>, line: &Line) -> Result<(), Fault> {
     let name = shared.names.line(line);
     // What it is made of was seen before, by this connection.
     if live.knows(line) && waiting(live, &live.channel().await?, &name).await?.is_some() {
         return Ok(());
     }
     live.forget(line);
-    alone(shared, live, line, made(shared, live, line)).await?;
+    let making = made(Arc::clone(shared), Arc::clone(live), line.clone());
+    alone(shared, live, line, making).await?;
     live.learn(line);
     Ok(())
 }
@@ -72,16 +73,16 @@ pub(crate) async fn verify(shared: &Shared, live: &Live, line: &Line) -> Result<
 /// Makes the queue of a line that has none, one of all processes at a time: whoever came second would take the key away
 /// that belongs to the queue of the first. Nor does anybody use a queue for the first time meanwhile: a broker tells of one
 /// that it has only begun to make, and refuses what is published to it.
-async fn made(shared: &Shared, live: &Live, line: &Line) -> Result<(), Fault> {
-    let name = shared.names.line(line);
-    if waiting(live, &live.channel().await?, &name).await?.is_some() {
-        return declare(live, &name).await;
+async fn made(shared: Arc<Shared>, live: Arc<Live>, line: Line) -> Result<(), Fault> {
+    let name = shared.names.line(&line);
+    if waiting(&live, &live.channel().await?, &name).await?.is_some() {
+        return declare(&live, &name).await;
     }
     // Whatever was in it is gone, and its key with it: the key goes first, so that nobody ever sees the old key beside the
     // new queue (PROTOCOL O3).
-    delete(live, &live.channel().await?, &shared.names.key(line)).await?;
-    declare(live, &name).await?;
-    note_down(shared, live).await
+    delete(&live, &live.channel().await?, &shared.names.key(&line)).await?;
+    declare(&live, &name).await?;
+    note_down(&shared, &live).await
 }
 
 /// Has the broker note down which member of it holds a queue that was just made. It writes such notes seconds later, or before
@@ -93,19 +94,26 @@ async fn note_down(shared: &Shared, live: &Live) -> Result<(), Fault> {
     delete(live, &live.channel().await?, &name).await
 }
 
-/// Works on what a line has in the broker while no other process does.
-pub(crate) async fn alone<T>(
-    shared: &Shared,
-    live: &Live,
+/// Works on what a line has in the broker while no other process does. Once begun it goes on to its end, whoever goes away:
+/// else the lock would stay for as long as our connection, and keep all others from the line. Whoever waits for a turn here
+/// may go away, too, and leaves nothing: of such tasks there is one at a time.
+pub(crate) async fn alone<T: Send + 'static>(
+    shared: &Arc<Shared>,
+    live: &Arc<Live>,
     line: &Line,
-    work: impl Future<Output = Result<T, Fault>>,
+    work: impl Future<Output = Result<T, Fault>> + Send + 'static,
 ) -> Result<T, Fault> {
-    let _alone_here = shared.making.lock().await;
-    let lock = shared.names.lock(line);
-    let channel = hold(live, &lock).await?;
-    let done = work.await;
-    let released = delete(live, &channel, &lock).await;
-    done.and_then(|done| released.map(|()| done))
+    let alone_here = Arc::clone(&shared.making).lock_owned().await;
+    let (live, lock) = (Arc::clone(live), shared.names.lock(line));
+    // Boxed, for it is a part of everything that uses a line.
+    let working = Box::pin(async move {
+        let _alone_here = alone_here;
+        let channel = hold(&live, &lock).await?;
+        let done = work.await;
+        let released = delete(&live, &channel, &lock).await;
+        done.and_then(|done| released.map(|()| done))
+    });
+    in_a_task(working).await
 }
 
 /// Waits until no other connection has this queue, and has it. Should we die, it is gone with our connection.

@@ -1,6 +1,6 @@
 //! How much waits in lines, asked of all of them at once; lines that are missing are made.
 
-use std::collections::HashMap;
+use std::{collections::HashMap, sync::Arc};
 
 use futures::future::join_all;
 use lapin::{Channel, options::QueueDeclareOptions, types::FieldTable};
@@ -17,7 +17,11 @@ use crate::{
 const TRIES: usize = 3;
 
 /// How much waits in each, and the channel that was asked.
-pub(crate) async fn look(shared: &Shared, live: &Live, wanted: &[Line]) -> Result<(Channel, HashMap<Line, usize>), At> {
+pub(crate) async fn look(
+    shared: &Arc<Shared>,
+    live: &Arc<Live>,
+    wanted: &[Line],
+) -> Result<(Channel, HashMap<Line, usize>), At> {
     let mut tries = 0;
     loop {
         for line in wanted {

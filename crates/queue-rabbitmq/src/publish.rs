@@ -1,6 +1,8 @@
 //! Publishing: a batch on a channel of its own, all of it sent, then all of it confirmed; what found no queue goes once more
 //! into one that was made anew.
 
+use std::sync::Arc;
+
 use futures::future::try_join_all;
 use lapin::{
     Channel, Confirmation,
@@ -23,7 +25,7 @@ struct Sent {
 
 /// Publishes to a line. Where it fails nobody knows how much of the batch has been kept: whoever publishes again may
 /// publish twice.
-pub(crate) async fn publish(shared: &Shared, line: &Line, messages: &[Message]) -> Result<(), Fault> {
+pub(crate) async fn publish(shared: &Arc<Shared>, line: &Line, messages: &[Message]) -> Result<(), Fault> {
     if messages.is_empty() {
         return Ok(());
     }
@@ -76,7 +78,7 @@ pub(crate) async fn to_queue(shared: &Shared, name: &str, messages: &[Message]) 
 }
 
 /// A turn, and the connection that publishes, where it may be published on.
-async fn open(shared: &Shared) -> Result<(Option<tokio::sync::SemaphorePermit<'_>>, std::sync::Arc<Live>), Fault> {
+async fn open(shared: &Shared) -> Result<(Option<tokio::sync::SemaphorePermit<'_>>, Arc<Live>), Fault> {
     // The semaphore is never closed.
     let permit = shared.publishers.acquire().await.ok();
     let live = shared.outward.get().await?;

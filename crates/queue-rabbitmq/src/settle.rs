@@ -15,7 +15,7 @@ use crate::{
     held::{Settling, Tags},
     publish,
     queue::refuse,
-    shared::Shared,
+    shared::{Shared, in_a_task},
 };
 
 /// So long a channel stays after its last message was settled: what was sent to a consumer that had ended is never seen
@@ -53,12 +53,6 @@ fn tags(shared: &Shared, deliveries: &[Delivery]) -> Result<Tags, Fault> {
         tags.entry(channel).or_default().push(tag);
     }
     Ok(tags)
-}
-
-async fn in_a_task<T: Send + 'static>(
-    work: impl Future<Output = Result<T, Fault>> + Send + 'static,
-) -> Result<T, Fault> {
-    tokio::spawn(work).await.unwrap_or(Err(Fault::Ended))
 }
 
 /// Acknowledges; what was settled before is no fault, what the broker took back is.

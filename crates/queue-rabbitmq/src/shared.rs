@@ -1,21 +1,17 @@
 //! What all parts of one queue share.
 
-use std::{
-    collections::HashMap,
-    sync::{Mutex, MutexGuard, PoisonError},
-    time::Duration,
-};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use robata_core::{job::Line, queue::share::Share};
+use robata_core::{
+    job::Line,
+    queue::{left_out::LeftOut, share::Share},
+};
 use tokio::{
     sync::{OnceCell, Semaphore},
     time::Instant,
 };
 
 use crate::{RabbitMqConfig, error::Fault, held::Held, link::Link, names::Names};
-
-/// So long a line that failed alone is left out of receives that have others.
-const LEFT_OUT: Duration = Duration::from_secs(15);
 
 #[derive(Debug)]
 pub(crate) struct Shared {
@@ -28,13 +24,12 @@ pub(crate) struct Shared {
     /// This queue's name in receipts; never used before or again.
     pub(crate) run: String,
     /// Held by whoever makes a line's queue.
-    pub(crate) making: tokio::sync::Mutex<()>,
+    pub(crate) making: Arc<tokio::sync::Mutex<()>>,
     /// Set once the broker has begun with streams.
     pub(crate) streams: OnceCell<()>,
     held: Mutex<Held>,
     share: Mutex<Share>,
-    /// Lines that failed alone, each with the time from which it is tried again.
-    failed: Mutex<HashMap<Line, Instant>>,
+    left_out: Mutex<LeftOut>,
     pub(crate) receivers: Semaphore,
     pub(crate) publishers: Semaphore,
 }
@@ -42,6 +37,13 @@ pub(crate) struct Shared {
 fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     // Nothing that holds one of these locks can panic halfway through a change.
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Does what must not be left half done in a task of its own: a caller who goes away leaves it to its end.
+pub(crate) async fn in_a_task<T: Send + 'static>(
+    work: impl Future<Output = Result<T, Fault>> + Send + 'static,
+) -> Result<T, Fault> {
+    tokio::spawn(work).await.unwrap_or(Err(Fault::Ended))
 }
 
 impl Shared {
@@ -52,11 +54,11 @@ impl Shared {
             outward: Link::new(&config, "publishes")?,
             inward: Link::new(&config, "receives")?,
             run: uuid::Uuid::new_v4().simple().to_string(),
-            making: tokio::sync::Mutex::default(),
+            making: Arc::default(),
             streams: OnceCell::new(),
             held: Mutex::default(),
             share: Mutex::default(),
-            failed: Mutex::default(),
+            left_out: Mutex::default(),
             receivers: permits(config.max_receivers),
             publishers: permits(config.max_publishers),
             config,
@@ -73,20 +75,13 @@ impl Shared {
 
     /// Leaves a line out of receives for a while; answers whether any of these lines may still do.
     pub(crate) fn leave_out(&self, line: &Line, of: &[(Line, u32)]) -> bool {
-        let mut failed = locked(&self.failed);
-        failed.insert(line.clone(), Instant::now() + LEFT_OUT);
-        of.iter().any(|(line, _)| !failed.contains_key(line))
+        let mut left_out = locked(&self.left_out);
+        left_out.leave_out(line, Instant::now().into_std());
+        left_out.may_any(of)
     }
 
     /// Those of a receive's lines that may do; all of them where none may.
     pub(crate) fn promising(&self, lines: &[(Line, u32)]) -> Vec<(Line, u32)> {
-        let mut failed = locked(&self.failed);
-        failed.retain(|_, until| Instant::now() < *until);
-        let some: Vec<_> = lines.iter().filter(|(line, _)| !failed.contains_key(line)).collect();
-        if some.is_empty() {
-            lines.to_vec()
-        } else {
-            some.into_iter().cloned().collect()
-        }
+        locked(&self.left_out).promising(lines, Instant::now().into_std())
     }
 }

@@ -166,3 +166,37 @@ async fn what_a_killed_process_held_comes_to_another_at_once() -> Result<()> {
     assert!(begun.elapsed() < Duration::from_secs(8), "{:?}", begun.elapsed());
     Ok(())
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn whoever_goes_away_while_a_line_is_made_keeps_nobody_from_it() -> Result<()> {
+    let config = config()?;
+    let (gone, other) = (queue(&config)?, queue(&config)?);
+    let (connection, _channel) = by_hand(&config.url).await?;
+    for turn in 0..5 {
+        let line = line(&format!("left{turn}"));
+        let making = tokio::spawn({
+            let (gone, line) = (gone.clone(), line.clone());
+            async move { gone.publish(&line, numbered(0..1)).await }
+        });
+        let lock = format!("robata.{}.lock.{line}", config.installation);
+        until("it is being made", SOON, async || {
+            let channel = connection.create_channel().await?;
+            let passive = lapin::options::QueueDeclareOptions::durable().passive();
+            let asked = channel
+                .queue_declare(lock.as_str().into(), passive, lapin::types::FieldTable::default())
+                .await;
+            let is_held = asked.is_err_and(|error| match error.kind() {
+                // Somebody else's own.
+                lapin::ErrorKind::ProtocolError(error) => error.get_id() == 405,
+                _ => false,
+            });
+            Ok((is_held || making.is_finished()).then_some(()))
+        })
+        .await?;
+        making.abort();
+        other.publish(&line, numbered(1..2)).await?;
+        // Nor is it kept from whoever made the line by the same connection.
+        gone.publish(&line, numbered(2..3)).await?;
+    }
+    Ok(())
+}

@@ -12,7 +12,7 @@ use tokio::{sync::oneshot, time::Instant};
 
 use crate::{batch::MOST, client::LONGEST_POLL, error::Fault};
 
-/// What a receive waits for.
+/// What a receive waits for; nothing where it is to look again, for one of its lines has failed.
 pub(crate) type Parcel = Result<Vec<Delivery>, Fault>;
 
 #[derive(Debug)]
@@ -114,17 +114,27 @@ impl Desk {
         deliveries
     }
 
-    /// The poll of a line has failed, and is over: tells all who wait for it.
-    pub(crate) fn fail(&mut self, line: &Line, fault: &Fault) {
+    /// The poll of a line has failed, and is over: tells all who wait for it. Where the fault is the line's own, those who wait
+    /// for others, too, are to look again instead, without it; answers whether there are any.
+    pub(crate) fn fail(&mut self, line: &Line, fault: &Fault) -> bool {
         self.polled.remove(line);
+        let mut go_on = false;
         let (told, kept): (VecDeque<_>, VecDeque<_>) = std::mem::take(&mut self.waiters)
             .into_iter()
             .partition(|waiter| waiter.lines.contains(line));
         self.waiters = kept;
         for waiter in told {
+            let has_others = waiter.lines.iter().any(|other| other != line);
+            let parcel = if has_others && fault.is_of_one_queue() {
+                go_on = true;
+                Ok(Vec::new())
+            } else {
+                Err(fault.clone())
+            };
             // Whoever has left needs to hear nothing.
-            drop(waiter.to.send(Err(fault.clone())));
+            drop(waiter.to.send(parcel));
         }
+        go_on
     }
 }
 
@@ -194,9 +204,28 @@ mod tests {
         let (mut desk, a, b) = (Desk::default(), line("a"), line("b"));
         let (_, mut one, _) = desk.wait(vec![a.clone()], 2, None);
         let (_, mut other, _) = desk.wait(vec![b.clone()], 2, None);
-        desk.fail(&a, &Fault::Unreached("away".to_owned()));
+        assert!(!desk.fail(&a, &Fault::Unreached("away".to_owned())));
         assert!(matches!(one.try_recv(), Ok(Err(Fault::Unreached(_)))));
         assert!(other.try_recv().is_err());
         assert_eq!(desk.wait(vec![a.clone(), b], 1, None).2, [a], "a new poll");
+    }
+
+    #[test]
+    fn a_fault_of_one_line_has_those_who_wait_for_others_look_again() {
+        let (mut desk, a, b) = (Desk::default(), line("a"), line("b"));
+        let (_, mut one, _) = desk.wait(vec![a.clone()], 2, None);
+        let (_, mut both, _) = desk.wait(vec![a.clone(), b.clone()], 2, None);
+        let (_, mut other, _) = desk.wait(vec![b], 2, None);
+        let redriven = Fault::Redrive {
+            name: "q".to_owned(),
+            target: "dead".to_owned(),
+        };
+        assert!(desk.fail(&a, &redriven), "somebody goes on");
+        assert!(
+            matches!(one.try_recv(), Ok(Err(Fault::Redrive { .. }))),
+            "it has no other"
+        );
+        assert!(matches!(both.try_recv(), Ok(Ok(none)) if none.is_empty()));
+        assert!(other.try_recv().is_err(), "it waits on");
     }
 }

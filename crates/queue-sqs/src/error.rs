@@ -257,6 +257,17 @@ impl Fault {
         self.meaning() == Some(Meaning::Forbidden)
     }
 
+    /// Whether it is about one queue, and another may do. All are at one service: what the network does, and what the service
+    /// says of the access key, is never one queue's alone.
+    pub(crate) fn is_of_one_queue(&self) -> bool {
+        match self {
+            Self::NotThere { .. } | Self::Redrive { .. } => true,
+            _ => self
+                .meaning()
+                .is_some_and(|meaning| !matches!(meaning, Meaning::Login | Meaning::Clock | Meaning::Throttled)),
+        }
+    }
+
     /// The seam's error.
     pub(crate) fn at(self, operation: &'static str) -> Error {
         let (kind, retry) = self.verdict();
@@ -353,6 +364,26 @@ mod tests {
         }
         assert_eq!(said("InternalError", 500).retry(), Retry::Yes);
         assert_eq!(said("InvalidParameterValue", 400).retry(), Retry::No);
+    }
+
+    #[test]
+    fn what_is_about_one_queue_is_known_from_what_is_about_all() {
+        let said = |code: &str| Fault::of_entry(code, None).is_of_one_queue();
+        for code in [
+            "AWS.SimpleQueueService.NonExistentQueue",
+            "QueueDeletedRecently",
+            "AccessDenied",
+            "KmsNotFound",
+            "OverLimit",
+            "InternalFailure",
+        ] {
+            assert!(said(code), "{code}");
+        }
+        for code in ["InvalidClientTokenId", "RequestExpired", "RequestThrottled"] {
+            assert!(!said(code), "{code}");
+        }
+        assert!(!Fault::Unreached("away".to_owned()).is_of_one_queue());
+        assert!(!Fault::NoCredentials("none".to_owned()).is_of_one_queue());
     }
 
     #[test]

@@ -56,28 +56,54 @@ pub(crate) async fn receive(shared: &Arc<Shared>, request: Receive) -> Result<Ve
     waiting.hand.take().await
 }
 
-/// Looks at all lines, then waits for the first message of any.
+/// Looks at all lines, then waits for the first message of any; again where lines come and go that fail alone.
 async fn attempt(shared: &Arc<Shared>, request: &Receive, hand: &Hand) -> Result<Vec<Delivery>, Fault> {
     // `None`: the wait is so long that it has no end.
     let until = Instant::now().checked_add(request.wait);
-    let over = async {
-        match until {
-            Some(until) => tokio::time::sleep_until(until).await,
-            None => std::future::pending().await,
-        }
-    };
     if request.max == 0 || request.lines.is_empty() {
         tokio::select! {
-            () = over => {}
+            () = over(until) => {}
             () = hand.gone() => {}
         }
         return Ok(Vec::new());
     }
-    let looked = look(shared, request).await?;
-    if !looked.is_empty() || hand.is_gone() || until.is_some_and(|until| Instant::now() >= until) {
-        return Ok(looked);
+    let is_over = || hand.is_gone() || until.is_some_and(|until| Instant::now() >= until);
+    loop {
+        let promising = shared.left_out().promising(&request.lines, Instant::now().into_std());
+        let looked = look(shared, &promising, request.max).await?;
+        if !looked.is_empty() || is_over() {
+            return Ok(looked);
+        }
+        let came = wait(shared, request, hand, until).await?;
+        if !came.is_empty() || is_over() {
+            return Ok(came);
+        }
     }
-    let wanted = shared.share().plan(&request.lines, 0, |_| usize::MAX);
+}
+
+/// Waits until this time; for ever where there is none.
+async fn over(until: Option<Instant>) {
+    match until {
+        Some(until) => tokio::time::sleep_until(until).await,
+        None => std::future::pending().await,
+    }
+}
+
+/// Waits for the first message of any line that may do. Nothing: the time is over, nobody waits any more, or lines are to be
+/// looked at again, for one has failed alone, or one that had may do again.
+async fn wait(
+    shared: &Arc<Shared>,
+    request: &Receive,
+    hand: &Hand,
+    until: Option<Instant>,
+) -> Result<Vec<Delivery>, Fault> {
+    let (promising, next_try) = {
+        let mut left_out = shared.left_out();
+        let promising = left_out.promising(&request.lines, Instant::now().into_std());
+        (promising, left_out.next_try(&request.lines).map(Instant::from_std))
+    };
+    let until = [until, next_try].into_iter().flatten().min();
+    let wanted = shared.share().plan(&promising, 0, |_| usize::MAX);
     let lines = wanted.iter().map(|(line, ..)| line.clone()).collect();
     let (number, mut parcel, polls) = shared.desk().wait(lines, request.max, until);
     for line in polls {
@@ -86,7 +112,7 @@ async fn attempt(shared: &Arc<Shared>, request: &Receive, hand: &Hand) -> Result
     let came = tokio::select! {
         biased;
         came = &mut parcel => came.ok(),
-        () = over => None,
+        () = over(until) => None,
         () = hand.gone() => None,
     };
     let deliveries = match came {
@@ -108,11 +134,11 @@ async fn attempt(shared: &Arc<Shared>, request: &Receive, hand: &Hand) -> Result
 }
 
 /// Takes what there is: of those whose turn it is, each line's share; where they have nothing, of the others.
-async fn look(shared: &Shared, request: &Receive) -> Result<Vec<Delivery>, Fault> {
-    let mut rest = request.lines.clone();
-    let mut failed = None;
+async fn look(shared: &Shared, lines: &[(Line, u32)], max: usize) -> Result<Vec<Delivery>, Fault> {
+    let mut rest = lines.to_vec();
+    let (mut failed, mut has_answered) = (Vec::new(), false);
     while !rest.is_empty() {
-        let plan = shared.share().plan(&rest, request.max, |_| usize::MAX);
+        let plan = shared.share().plan(&rest, max, |_| usize::MAX);
         let calls: Vec<_> = plan
             .iter()
             .enumerate()
@@ -125,12 +151,11 @@ async fn look(shared: &Shared, request: &Receive) -> Result<Vec<Delivery>, Fault
         while let Some((index, came)) = calls.next().await {
             match came {
                 Ok(deliveries) => {
+                    has_answered = true;
                     counts[index] += deliveries.len();
                     taken.extend(deliveries);
                 }
-                Err(fault) => {
-                    failed.get_or_insert(fault);
-                }
+                Err(fault) => failed.push((plan[index].0.clone(), fault)),
             }
         }
         let mut share = shared.share();
@@ -141,7 +166,7 @@ async fn look(shared: &Shared, request: &Receive) -> Result<Vec<Delivery>, Fault
         }
         drop(share);
         if !taken.is_empty() {
-            if let Some(fault) = failed {
+            if let Err(fault) = leave_out(shared, failed, has_answered) {
                 // It is told as soon as there is nothing to do for it.
                 tracing::debug!("sqs: not every line could be looked at: {fault}");
             }
@@ -154,7 +179,22 @@ async fn look(shared: &Shared, request: &Receive) -> Result<Vec<Delivery>, Fault
             .collect();
         rest.retain(|(line, _)| !asked.contains(line));
     }
-    failed.map_or(Ok(Vec::new()), Err)
+    leave_out(shared, failed, has_answered).map(|()| Vec::new())
+}
+
+/// Lines that failed alone do not keep back those that have answered; where none has, or the fault is no line's own, it is the
+/// receive's.
+fn leave_out(shared: &Shared, failed: Vec<(Line, Fault)>, others_answered: bool) -> Result<(), Fault> {
+    let mut first = None;
+    for (line, fault) in failed {
+        if others_answered && fault.is_of_one_queue() {
+            shared.left_out().leave_out(&line, Instant::now().into_std());
+            tracing::warn!(%line, "sqs: receiving from other lines only: {fault}");
+        } else {
+            first.get_or_insert(fault);
+        }
+    }
+    first.map_or(Ok(()), Err)
 }
 
 /// A share in parts that one request can bring.
@@ -194,7 +234,13 @@ async fn poll(shared: Arc<Shared>, line: Line) {
                 settle::put_back(&shared, &rest);
             }
             Err(fault) => {
-                shared.desk().fail(&line, &fault);
+                // Left out first: whoever is told to look again does so without it.
+                if fault.is_of_one_queue() {
+                    shared.left_out().leave_out(&line, Instant::now().into_std());
+                }
+                if shared.desk().fail(&line, &fault) {
+                    tracing::warn!(%line, "sqs: receiving from other lines only: {fault}");
+                }
                 break;
             }
         }
@@ -240,6 +286,7 @@ async fn fetch(shared: &Shared, line: &Line, room: usize, wait: Duration) -> Res
                 });
             }
         }
+        shared.left_out().answered(line);
         // From idle on, the keeper waits to be told; and what came again is to be deleted at once.
         shared.chores.notify_one();
         Ok(deliveries)

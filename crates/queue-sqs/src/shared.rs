@@ -2,7 +2,7 @@
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use robata_core::queue::share::Share;
+use robata_core::queue::{left_out::LeftOut, share::Share};
 use tokio::{sync::Notify, task::JoinHandle};
 
 use crate::{
@@ -26,6 +26,7 @@ pub(crate) struct Shared {
     held: Mutex<Held>,
     share: Mutex<Share>,
     desk: Mutex<Desk>,
+    left_out: Mutex<LeftOut>,
     /// Wakes the keeper.
     pub(crate) chores: Arc<Notify>,
     keeper: Mutex<Option<JoinHandle<()>>>,
@@ -46,6 +47,7 @@ impl Shared {
             held: Mutex::default(),
             share: Mutex::default(),
             desk: Mutex::default(),
+            left_out: Mutex::default(),
             chores: Arc::default(),
             keeper: Mutex::default(),
             config,
@@ -66,6 +68,11 @@ impl Shared {
 
     pub(crate) fn desk(&self) -> MutexGuard<'_, Desk> {
         locked(&self.desk)
+    }
+
+    /// Lines that failed alone.
+    pub(crate) fn left_out(&self) -> MutexGuard<'_, LeftOut> {
+        locked(&self.left_out)
     }
 
     /// Starts the keeper where none runs: at first use, and again where the runtime that it lived on is gone.

@@ -140,6 +140,37 @@ async fn a_queue_with_a_redrive_policy_is_refused_by_name_and_keeps_no_other_lin
     Ok(())
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_line_without_a_queue_ends_no_wait_for_others_and_is_tried_again() -> Result<()> {
+    let config = SqsConfig {
+        create: false,
+        ..config()?
+    };
+    let (queue, missing, good) = (queue(&config)?, line("missing"), line("good"));
+    api("CreateQueue", json!({"QueueName": queue.queue_name(&good)})).await?;
+    let both = |wait| {
+        let mut both = want(&missing, 10, wait);
+        both.lines.push((good.clone(), 1));
+        both
+    };
+    // More than once: the first time it is found out, then it is left out.
+    for _ in 0..2 {
+        let got = queue.receive(both(Duration::from_secs(1))).await?;
+        assert!(got.is_empty(), "{got:?}");
+    }
+    queue
+        .receive(want(&missing, 10, SOON))
+        .await
+        .expect_err("there is no other");
+    queue.publish(&good, numbered(0..1)).await?;
+    assert_eq!(sorted(&queue.receive(both(SOON)).await?)?, [0]);
+    // Within one receive that waits for both.
+    api("CreateQueue", json!({"QueueName": queue.queue_name(&missing)})).await?;
+    queue.publish(&missing, numbered(1..2)).await?;
+    assert_eq!(sorted(&queue.receive(both(SOON)).await?)?, [1]);
+    Ok(())
+}
+
 #[tokio::test]
 async fn a_queue_that_takes_less_takes_nothing_of_a_batch_with_more() -> Result<()> {
     let (queue, line) = (queue(&config()?)?, line("small"));

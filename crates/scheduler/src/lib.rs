@@ -3,6 +3,7 @@
 mod accept;
 mod config;
 mod due;
+mod lines;
 mod metrics;
 mod outbox;
 mod part;

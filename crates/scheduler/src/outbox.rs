@@ -2,7 +2,7 @@
 //! whether it was just enqueued, became due, is retried, or was lost by the broker.
 
 use std::{
-    collections::{BTreeMap, BTreeSet, HashMap},
+    collections::{BTreeMap, HashMap},
     panic::AssertUnwindSafe,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
@@ -19,13 +19,11 @@ use robata_core::{
 use tokio::{sync::Notify, time::Instant};
 
 use crate::{
+    lines::Lines,
     metrics::METRICS,
     part::{backoff, within},
 };
 
-/// A line that was looked at in vain so often, one time after another, is left alone for so long: with a full window every
-/// enqueue hints it, at every master. Once alone means nothing: a claim hints its line, too.
-const REST: (u32, Duration) = (3, Duration::from_millis(20));
 /// How often every line is looked at without a hint.
 const SWEEP: Duration = Duration::from_secs(2);
 /// The window's bounds.
@@ -48,50 +46,14 @@ pub(crate) struct Outbox {
 
 #[derive(Debug, Default)]
 struct State {
-    /// Lines to look at.
-    dirty: BTreeSet<Line>,
+    /// Lines to look at, and those that rest.
+    lines: Lines,
     /// Hints may have been missed: all lines are to be looked at.
     missed: bool,
     /// Each line's broker key as it was seen last.
     keys: HashMap<Line, BrokerKey>,
-    /// Lines that failed: left alone until the next sweep, whatever is hinted.
-    failed: BTreeSet<Line>,
-    /// Lines that had nothing to go out, or no room: how often in a row, and when last.
-    vain: HashMap<Line, (u32, Instant)>,
     /// Slots of live workers that take jobs.
     slots: BTreeMap<ExecutorName, usize>,
-}
-
-impl State {
-    /// The lines to look at now, and when the first of those that rest may be.
-    fn take(&mut self) -> (Vec<Line>, Option<Instant>) {
-        let (often, rest) = REST;
-        let now = Instant::now();
-        let mut first: Option<Instant> = None;
-        let mut look = Vec::new();
-        for line in std::mem::take(&mut self.dirty) {
-            let until = self.vain.get(&line).filter(|(times, _)| *times >= often);
-            match until.map(|(_, last)| *last + rest).filter(|until| *until > now) {
-                _ if self.failed.contains(&line) => {}
-                None => look.push(line),
-                Some(until) => {
-                    first = Some(first.map_or(until, |first| first.min(until)));
-                    self.dirty.insert(line);
-                }
-            }
-        }
-        (look, first)
-    }
-
-    /// Whether a look at the line found something to go out.
-    fn looked(&mut self, line: &Line, found: bool) {
-        if found {
-            self.vain.remove(line);
-        } else {
-            let (times, last) = self.vain.entry(line.clone()).or_insert((0, Instant::now()));
-            (*times, *last) = (times.saturating_add(1), Instant::now());
-        }
-    }
 }
 
 impl Outbox {
@@ -115,7 +77,7 @@ impl Outbox {
             let mut hints = self.store.hints();
             while let Some(hint) = hints.next().await {
                 match hint {
-                    Hint::Line(line) => drop(self.state().dirty.insert(line)),
+                    Hint::Line(line) => self.state().lines.hint(line),
                     Hint::Gap => self.state().missed = true,
                     _ => continue,
                 }
@@ -134,7 +96,6 @@ impl Outbox {
         loop {
             let missed = std::mem::take(&mut self.state().missed);
             if missed || next_sweep <= Instant::now() {
-                self.state().failed.clear();
                 match self.sweep().await {
                     Ok(()) => {
                         unread = backoff();
@@ -147,13 +108,13 @@ impl Outbox {
                     }
                 }
             }
-            let (mut dirty, rested) = self.state().take();
+            let (mut dirty, rested) = self.state().lines.take();
             // What a limit over several lines leaves does not always go to the same one.
             let after = dirty.partition_point(|line| first.as_ref().is_some_and(|first| line <= first));
             dirty.rotate_left(after);
             first = dirty.first().cloned().or(first);
             for line in dirty {
-                self.fill_or_rest(line).await;
+                self.fill_or_rest(&line).await;
             }
             tokio::select! {
                 () = self.wake.notified() => {}
@@ -163,15 +124,15 @@ impl Outbox {
     }
 
     /// Fills a line's window. What goes wrong with one line, a panic too, is no other line's fault.
-    async fn fill_or_rest(&self, line: Line) {
-        let why = match AssertUnwindSafe(self.fill(&line)).catch_unwind().await {
+    async fn fill_or_rest(&self, line: &Line) {
+        let why = match AssertUnwindSafe(self.fill(line)).catch_unwind().await {
             Ok(Ok(())) => return,
             Ok(Err(error)) => error.full(),
             Err(panic) => format!("panicked: {}", words(&*panic)),
         };
         METRICS.error("outbox");
-        tracing::warn!(%line, error = why, "cannot send out; the next sweep tries again");
-        self.state().failed.insert(line);
+        let rest = self.state().lines.failed(line);
+        tracing::warn!(%line, error = why, again_in_ms = millis(rest), "cannot send out");
     }
 
     async fn within<T>(&self, operation: &'static str, call: impl Future<Output = Result<T>>) -> Result<T> {
@@ -195,18 +156,20 @@ impl Outbox {
         let lines = self.within("store.lines", self.store.lines()).await?;
         // A key is kept for lines that have something out; the others are asked anew when they have.
         {
+            let is_there = |line: &Line| lines.iter().any(|record| record.line == *line);
             let mut state = self.state();
-            state
-                .keys
-                .retain(|line, _| lines.iter().any(|record| record.line == *line));
-            state
-                .vain
-                .retain(|line, _| lines.iter().any(|record| record.line == *line));
+            state.keys.retain(|line, _| is_there(line));
+            state.lines.retain(is_there);
         }
         for record in lines {
             let line = record.line.clone();
-            self.state().dirty.insert(line.clone());
-            if record.published == 0 {
+            let rests = {
+                let mut state = self.state();
+                state.lines.hint(line.clone());
+                state.lines.rests(&line)
+            };
+            // Asked what is out in it, a line that fails would keep the others waiting as much as when it is sent to.
+            if record.published == 0 || rests {
                 continue;
             }
             let looked = AssertUnwindSafe(self.find_lost(&record)).catch_unwind().await;
@@ -216,8 +179,8 @@ impl Outbox {
                 Err(panic) => format!("panicked: {}", words(&*panic)),
             };
             METRICS.error("outbox");
-            tracing::warn!(%line, error = why, "cannot see what became of what is out; the next sweep looks again");
-            self.state().failed.insert(line);
+            let rest = self.state().lines.failed(&line);
+            tracing::warn!(%line, error = why, again_in_ms = millis(rest), "cannot see what became of what is out");
         }
         Ok(())
     }
@@ -245,7 +208,8 @@ impl Outbox {
     /// Whether nothing waits in the line while somebody waits for it: then what the store calls published is lost.
     ///
     /// What a receiver has had for so long without a claim counts as lost, too: a claim takes milliseconds, a receiver
-    /// that went away may never give it back, and a reference that comes twice loses its second claim.
+    /// that went away may never give it back, and a reference that comes twice loses its second claim. PROTOCOL's other sign,
+    /// that later references were claimed, is not looked for (ARCHITECTURE.md says why).
     async fn is_drained(&self, line: &Line) -> Result<bool> {
         let depth = self.within("queue.depth", self.queue.depth(line)).await?;
         Ok(depth.waiting == 0 && depth.receivers.is_none_or(|receivers| receivers > 0))
@@ -282,7 +246,7 @@ impl Outbox {
             let (references, broker_key) = tokio::join!(references, self.check_key(line));
             let references = references?;
             if std::mem::take(&mut is_first) {
-                self.state().looked(line, !references.is_empty());
+                self.state().lines.looked(line, !references.is_empty());
             }
             if references.is_empty() {
                 return Ok(());
@@ -308,6 +272,7 @@ impl Outbox {
                     format,
                 };
                 self.within("store.published", self.store.published(published)).await?;
+                self.state().lines.served(line);
             }
             if references.len() < size {
                 return Ok(());
@@ -316,28 +281,6 @@ impl Outbox {
     }
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_line_rests_only_after_several_looks_in_vain_and_is_not_forgotten() {
-        let line = Line {
-            queue: "q".parse().unwrap(),
-            executor: "e".parse().unwrap(),
-        };
-        let mut state = State::default();
-        for _ in 0..REST.0 {
-            state.dirty.insert(line.clone());
-            assert_eq!(state.take(), (vec![line.clone()], None));
-            state.looked(&line, false);
-        }
-        state.dirty.insert(line.clone());
-        let before = Instant::now();
-        let (look, until) = state.take();
-        assert!(look.is_empty() && until.is_some_and(|until| until > before && until <= before + REST.1));
-        assert!(state.dirty.contains(&line), "it is looked at when it has rested");
-        state.looked(&line, true);
-        assert_eq!(state.take(), (vec![line], None));
-    }
+fn millis(time: Duration) -> u64 {
+    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
 }

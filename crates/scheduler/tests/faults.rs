@@ -21,6 +21,7 @@ use robata_testkit::{
     engine::{Fault, Faults, Moment},
     faulty_store::FaultyStore,
 };
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 /// No state that a test waits for may take longer.
@@ -183,6 +184,16 @@ impl Rig {
         .await
     }
 
+    /// Jobs go out into a line, one after another, for ever; each makes room for the next.
+    async fn keep_going_out(&self, app: &str) -> Result<()> {
+        loop {
+            let job = self.enqueue(app, When::Now).await?;
+            self.goes_out(app, job).await?;
+            let by = "test".to_owned();
+            self.store.cancel(Cancel { job, by }).await?;
+        }
+    }
+
     async fn worker(&self) -> Result<IncarnationId> {
         let incarnation = IncarnationId::new();
         let own = WorkerExecutor { realm: None, slots: 4 };
@@ -305,6 +316,34 @@ async fn one_lines_fault_is_no_other_lines() -> Result<()> {
         rig.goes_out("bank", stuck).await?;
     }
     Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_line_that_hangs_is_tried_ever_more_rarely_while_others_go_out() -> Result<()> {
+    let mut gate = None;
+    let rig = Rig::new(|faults| gate = Some(faults.hold("publish.bank", Moment::Begin))).await?;
+    let gate = gate.context("set above")?;
+    let stuck = rig.enqueue("bank", When::Now).await?;
+    let tries = async {
+        let mut tried = Vec::new();
+        for times in 1..=3 {
+            let again = case::until("it is tried again", STATE, || async {
+                Ok((gate.reached() >= times).then(Instant::now))
+            });
+            tried.push(again.await?);
+        }
+        Ok::<_, anyhow::Error>(tried)
+    };
+    let tried = tokio::select! {
+        ended = rig.keep_going_out("shop") => anyhow::bail!("the others do not go out: {ended:?}"),
+        tried = tries => tried?,
+    };
+    // It rested for two seconds after the first try, and for four after the second, a quarter more or less; a sweep comes
+    // sooner.
+    let rest = tried[2] - tried[1];
+    ensure!(rest >= Duration::from_secs(3), "it was tried again after {rest:?}");
+    gate.open();
+    rig.goes_out("bank", stuck).await
 }
 
 /// Expired leases end though the first judgements fail so.
