@@ -373,13 +373,14 @@ pub trait JobStore: fmt::Debug + Send + Sync {
 /// - Every method that takes an incarnation MUST be `Fenced` where its lease has ended; a lease that ended MUST stay so.
 /// - `claim` MUST give each reference to at most one claim; it MUST respect `max_running` of queue, app and definition, and
 ///   MUST answer in the order of its references. A job whose line has changed is `Gone`. It MUST freeze the definition.
-/// - `claimed` MUST answer what the claim of this number holds, also where its own answer was lost.
+/// - `claimed` MUST answer what the claim of this number holds, payloads included, also where its own answer was lost.
 /// - `record` MUST refuse a write with an old epoch as `Fenced` and a move outside the table as `Conflict`, each alone;
 ///   `Ended` MUST decide by [`crate::finish::decide`], reading the cancel request in the same transaction. The same
 ///   `Ended` or `Finalised` sent again MUST answer well.
 /// - `Prepared` MUST be `Conflict` where another handle is recorded already.
 /// - `adopt` MUST raise the epoch of what it gives, MUST give only what no live lease holds, and of each attempt to one
-///   adopter; attempts that ended and are not finalised are given, too.
+///   adopter; attempts that ended and are not finalised are given, too. It MUST NOT give, nor read, payloads: an adopter
+///   starts nothing (PROTOCOL X1), and hundreds of large ones at once would not come through in time.
 /// - `register` of a worker that announces an older format than the one in use MUST put that one in use at once: from its
 ///   answer on no claim freezes a request in a newer one, and what is out MUST go out again (PROTOCOL V1).
 /// - `claim` MUST freeze its requests in the format in use.
@@ -404,7 +405,7 @@ pub trait AttemptStore: fmt::Debug + Send + Sync {
     async fn claimed(&self, incarnation: IncarnationId, claim: ClaimId) -> Result<Vec<HeldAttempt>>;
     /// Writes about attempts.
     async fn record(&self, writes: Vec<AttemptWrite>) -> Result<Vec<Result<Written>>>;
-    /// Takes over.
+    /// Takes over; the payloads of what is given are `null`.
     async fn adopt(&self, request: Adopt) -> Result<Vec<HeldAttempt>>;
     /// Ends a lease in good order.
     async fn release(&self, incarnation: IncarnationId) -> Result<()>;

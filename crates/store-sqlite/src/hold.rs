@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 use sqlx::{Row as _, SqliteConnection, sqlite::SqliteRow};
 
 use crate::{
-    attempt_row::{attempt_columns, held as read_held},
+    attempt_row::{adopted as read_adopted, attempt_columns, held as read_held},
     error::{Result, refused},
     format,
     job_row::job_columns,
@@ -147,17 +147,20 @@ pub(crate) async fn held(
         .collect()
 }
 
+/// What is held; `$data` is the payload and where it comes from: hundreds are adopted at once, and payloads may be large.
 macro_rules! held_query {
-    ($from:literal) => {
+    ($attempts:literal, $data:literal, $from:literal) => {
         concat!(
             "SELECT ",
             attempt_columns!(),
             ", ",
             job_columns!(),
-            ", d.payload, r.request FROM ",
+            $data,
+            ", r.request FROM ",
+            $attempts,
+            " CROSS JOIN jobs j ON j.id = a.job_id",
             $from,
-            " CROSS JOIN jobs j ON j.id = a.job_id CROSS JOIN job_data d ON d.seq = j.seq
-              CROSS JOIN start_requests r ON r.attempt = a.seq "
+            " CROSS JOIN start_requests r ON r.attempt = a.seq "
         )
     };
 }
@@ -170,7 +173,11 @@ pub(crate) async fn claimed(
 ) -> Result<Vec<HeldAttempt>> {
     fence(shared, incarnation, "store.claimed")?;
     let rows = sqlx::query(concat!(
-        held_query!("attempts a INDEXED BY attempts_claimed"),
+        held_query!(
+            "attempts a INDEXED BY attempts_claimed",
+            ", d.payload",
+            " CROSS JOIN job_data d ON d.seq = j.seq"
+        ),
         "WHERE a.claim = ? AND a.finalised_at IS NULL AND a.holder = ? ORDER BY a.seq"
     ))
     .bind(&claim.as_bytes()[..])
@@ -234,7 +241,7 @@ pub(crate) async fn adopt(tx: &mut Tx, request: &Adopt) -> Result<Vec<HeldAttemp
             break;
         }
         let rows = sqlx::query(concat!(
-            held_query!("attempts a INDEXED BY attempts_open"),
+            held_query!("attempts a INDEXED BY attempts_open", "", ""),
             "WHERE a.finalised_at IS NULL AND a.holder = ?1 AND a.seq > ?5 AND r.format <= ?6
                AND EXISTS (SELECT 1 FROM json_each(?2) v WHERE v.value ->> 0 = a.executor AND (a.realm IS NULL OR a.realm = v.value ->> 1))
                AND (?3 IS NULL OR (a.job_id, a.number) IN (SELECT unhex(value ->> 0), value ->> 1 FROM json_each(?3)))
@@ -251,7 +258,7 @@ pub(crate) async fn adopt(tx: &mut Tx, request: &Adopt) -> Result<Vec<HeldAttemp
         for row in &rows {
             last = row.col("t_seq")?;
             // One that cannot be read stays whose it is; the others are not kept waiting for it.
-            if let Some(mut attempt) = shared.readable(row, read_held(row, tx.now))? {
+            if let Some(mut attempt) = shared.readable(row, read_adopted(row, tx.now))? {
                 attempt.epoch += 1;
                 seqs.push(last);
                 adopted.push(attempt);

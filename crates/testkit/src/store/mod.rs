@@ -92,6 +92,7 @@ macro_rules! store_suite {
             every_call_in_the_name_of_an_ended_lease_is_fenced,
             what_is_released_is_adopted_at_once,
             an_attempt_is_adopted_by_one,
+            payloads_are_given_to_who_starts_and_not_to_adopters,
             what_ended_and_is_not_finalised_is_adopted,
             adoption_goes_by_realm_and_executor,
             adoption_can_name_its_attempts,
