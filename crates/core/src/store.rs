@@ -218,9 +218,12 @@ pub struct SetAsideRecord {
 pub struct Due {
     /// Jobs that became due.
     pub moved: usize,
-    /// The lines they are in.
+    /// Jobs that had expired while they waited, and ended.
+    pub expired: usize,
+    /// The lines they are in that became due.
     pub lines: Vec<Line>,
-    /// The time to the next due job, where there is one.
+    /// The time to the next job that is due or expires, where there is one; zero where there are more now, or somebody else
+    /// has them locked.
     pub next: Option<Duration>,
 }
 
@@ -427,7 +430,8 @@ pub trait AttemptStore: fmt::Debug + Send + Sync {
 /// # Contract
 /// `robata_testkit::store` has a case for every sentence.
 ///
-/// - `due` MUST move what is due to `queued`, at most `max`, and end what has expired while it waited.
+/// - `due` MUST move what is due to `queued`, at most `max`, and end what has expired while it waited, at most `max` of these,
+///   too; it MUST tell how many of both.
 /// - `references` MUST give what is queued and not out, by priority, then the apps in turn, then age, and nothing whose
 ///   `max_running` leaves no room; it MUST give no more than the window leaves.
 ///   What a limit leaves MUST be shared in the same order. What is out in a line from which no live worker receives, or whose
