@@ -62,7 +62,7 @@ pub(crate) async fn claimed(tx: &mut Tx, (incarnation, claim): &(IncarnationId, 
 }
 
 /// Holders of open attempts whose lease has ended.
-pub(crate) async fn orphan_holders(conn: &mut Conn) -> Result<Vec<Uuid>> {
+async fn orphan_holders(conn: &mut Conn) -> Result<Vec<Uuid>> {
     let rows = q(
         "SELECT w.incarnation FROM robata.workers w WHERE w.ended_at IS NOT NULL AND EXISTS (
                       SELECT 1 FROM robata.attempts a WHERE a.holder = w.incarnation AND a.finalised_at IS NULL)
