@@ -30,6 +30,10 @@ pub const HEARTBEAT: Duration = Duration::from_secs(3);
 pub const HEARTBEAT_TIMEOUT: Duration = Duration::from_secs(2);
 /// Masters write their mark this often (PROTOCOL H4).
 pub const MARK: Duration = Duration::from_secs(2);
+/// An attempt that ended, lost or not, and is not finalised keeps its job at least this long, whatever the retention: its
+/// realm may return, and whoever adopts the attempt then stops and removes what is left of it (PROTOCOL H6). After that what
+/// is found there is unknown, and removed as such (PROTOCOL C1).
+pub const REALM_AWAITED: Duration = Duration::from_secs(7 * 24 * 3600);
 
 /// What a store tells whoever listens; lossy: every listener also looks by itself from time to time.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -449,8 +453,9 @@ pub trait AttemptStore: fmt::Debug + Send + Sync {
 ///   time counts only since marks came without a gap, and not at all during one (PROTOCOL H6).
 /// - `lose` MUST end at once as lost what lives in the realm, and nothing else; it MUST be `Conflict`, and change nothing,
 ///   where a live worker reaches the realm or holds something in it.
-/// - `prune` MUST remove ended jobs past their app's retention, and none that waits or runs. Logs that are not removed MUST
-///   NOT keep others from being told.
+/// - `prune` MUST remove ended jobs past their app's retention, and none that waits or runs. A job with an attempt that is not
+///   finalised MUST stay as long as a live lease holds that, and [`REALM_AWAITED`] after its end, but no longer: a realm that
+///   never returns finalises nothing. Logs that are not removed MUST NOT keep others from being told.
 #[async_trait]
 pub trait ScheduleStore: fmt::Debug + Send + Sync {
     /// Moves what is due.

@@ -130,6 +130,7 @@ macro_rules! store_suite {
             what_is_never_lost_does_not_hide_what_is,
             a_cancelled_job_whose_attempt_is_lost_has_failed,
             prune_removes_what_is_past_its_retention_and_nothing_else,
+            what_a_realm_that_never_returns_has_left_is_removed,
             logs_to_remove_are_told_until_they_are_removed,
             logs_that_stay_do_not_hide_others,
             a_key_is_kept_for_a_week_after_its_jobs_end,
