@@ -49,7 +49,7 @@ pub struct HeldAttempt {
     pub state: AttemptState,
     /// What to start, frozen at the claim.
     pub request: StartRequest,
-    /// The job's payload.
+    /// The job's payload; `null` where it was adopted, since an adopter starts nothing.
     pub payload: Payload,
     /// When the job was first claimed; `start_within` counts from here.
     pub first_claimed_at: Timestamp,

@@ -30,6 +30,10 @@ pub const HEARTBEAT: Duration = Duration::from_secs(3);
 pub const HEARTBEAT_TIMEOUT: Duration = Duration::from_secs(2);
 /// Masters write their mark this often (PROTOCOL H4).
 pub const MARK: Duration = Duration::from_secs(2);
+/// An attempt that ended, lost or not, and is not finalised keeps its job at least this long, whatever the retention: its
+/// realm may return, and whoever adopts the attempt then stops and removes what is left of it (PROTOCOL H6). After that what
+/// is found there is unknown, and removed as such (PROTOCOL C1).
+pub const REALM_AWAITED: Duration = Duration::from_secs(7 * 24 * 3600);
 
 /// What a store tells whoever listens; lossy: every listener also looks by itself from time to time.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -218,9 +222,12 @@ pub struct SetAsideRecord {
 pub struct Due {
     /// Jobs that became due.
     pub moved: usize,
-    /// The lines they are in.
+    /// Jobs that had expired while they waited, and ended.
+    pub expired: usize,
+    /// The lines they are in that became due.
     pub lines: Vec<Line>,
-    /// The time to the next due job, where there is one.
+    /// The time to the next job that is due or expires, where there is one; zero where there are more now, or somebody else
+    /// has them locked.
     pub next: Option<Duration>,
 }
 
@@ -373,13 +380,14 @@ pub trait JobStore: fmt::Debug + Send + Sync {
 /// - Every method that takes an incarnation MUST be `Fenced` where its lease has ended; a lease that ended MUST stay so.
 /// - `claim` MUST give each reference to at most one claim; it MUST respect `max_running` of queue, app and definition, and
 ///   MUST answer in the order of its references. A job whose line has changed is `Gone`. It MUST freeze the definition.
-/// - `claimed` MUST answer what the claim of this number holds, also where its own answer was lost.
+/// - `claimed` MUST answer what the claim of this number holds, payloads included, also where its own answer was lost.
 /// - `record` MUST refuse a write with an old epoch as `Fenced` and a move outside the table as `Conflict`, each alone;
 ///   `Ended` MUST decide by [`crate::finish::decide`], reading the cancel request in the same transaction. The same
 ///   `Ended` or `Finalised` sent again MUST answer well.
 /// - `Prepared` MUST be `Conflict` where another handle is recorded already.
 /// - `adopt` MUST raise the epoch of what it gives, MUST give only what no live lease holds, and of each attempt to one
-///   adopter; attempts that ended and are not finalised are given, too.
+///   adopter; attempts that ended and are not finalised are given, too. It MUST NOT give, nor read, payloads: an adopter
+///   starts nothing (PROTOCOL X1), and hundreds of large ones at once would not come through in time.
 /// - `register` of a worker that announces an older format than the one in use MUST put that one in use at once: from its
 ///   answer on no claim freezes a request in a newer one, and what is out MUST go out again (PROTOCOL V1).
 /// - `claim` MUST freeze its requests in the format in use.
@@ -404,7 +412,7 @@ pub trait AttemptStore: fmt::Debug + Send + Sync {
     async fn claimed(&self, incarnation: IncarnationId, claim: ClaimId) -> Result<Vec<HeldAttempt>>;
     /// Writes about attempts.
     async fn record(&self, writes: Vec<AttemptWrite>) -> Result<Vec<Result<Written>>>;
-    /// Takes over.
+    /// Takes over; the payloads of what is given are `null`.
     async fn adopt(&self, request: Adopt) -> Result<Vec<HeldAttempt>>;
     /// Ends a lease in good order.
     async fn release(&self, incarnation: IncarnationId) -> Result<()>;
@@ -426,7 +434,8 @@ pub trait AttemptStore: fmt::Debug + Send + Sync {
 /// # Contract
 /// `robata_testkit::store` has a case for every sentence.
 ///
-/// - `due` MUST move what is due to `queued`, at most `max`, and end what has expired while it waited.
+/// - `due` MUST move what is due to `queued`, at most `max`, and end what has expired while it waited, at most `max` of these,
+///   too; it MUST tell how many of both.
 /// - `references` MUST give what is queued and not out, by priority, then the apps in turn, then age, and nothing whose
 ///   `max_running` leaves no room; it MUST give no more than the window leaves.
 ///   What a limit leaves MUST be shared in the same order. What is out in a line from which no live worker receives, or whose
@@ -444,8 +453,9 @@ pub trait AttemptStore: fmt::Debug + Send + Sync {
 ///   time counts only since marks came without a gap, and not at all during one (PROTOCOL H6).
 /// - `lose` MUST end at once as lost what lives in the realm, and nothing else; it MUST be `Conflict`, and change nothing,
 ///   where a live worker reaches the realm or holds something in it.
-/// - `prune` MUST remove ended jobs past their app's retention, and none that waits or runs. Logs that are not removed MUST
-///   NOT keep others from being told.
+/// - `prune` MUST remove ended jobs past their app's retention, and none that waits or runs. A job with an attempt that is not
+///   finalised MUST stay as long as a live lease holds that, and [`REALM_AWAITED`] after its end, but no longer: a realm that
+///   never returns finalises nothing. Logs that are not removed MUST NOT keep others from being told.
 #[async_trait]
 pub trait ScheduleStore: fmt::Debug + Send + Sync {
     /// Moves what is due.

@@ -9,7 +9,7 @@ use robata_core::{
 use uuid::Uuid;
 
 use crate::{
-    attempt_row::{attempt_columns, held as read_held},
+    attempt_row::{adopted as read_adopted, attempt_columns, held as read_held},
     conn::Conn,
     error::Result,
     job_row::{job_columns, job_joins},
@@ -18,15 +18,18 @@ use crate::{
     tx::Tx,
 };
 
+/// What is held; `$data` is the payload and where it comes from: hundreds are adopted at once, and payloads may be large.
 macro_rules! held_query {
-    () => {
+    ($data:literal, $from:literal) => {
         concat!(
             "SELECT ",
             attempt_columns!(),
             ", ",
             job_columns!(),
-            ", d.payload, r.request FROM robata.attempts a JOIN robata.jobs j ON j.id = a.job_id
-               JOIN robata.job_data d ON d.seq = j.seq JOIN robata.start_requests r ON r.attempt = a.seq",
+            $data,
+            ", r.request FROM robata.attempts a JOIN robata.jobs j ON j.id = a.job_id",
+            $from,
+            " JOIN robata.start_requests r ON r.attempt = a.seq",
             job_joins!()
         )
     };
@@ -43,7 +46,7 @@ pub(crate) async fn claimed(tx: &mut Tx, (incarnation, claim): &(IncarnationId, 
         return Err(lease::has_ended(*incarnation, "store.claimed"));
     }
     let rows = q(concat!(
-        held_query!(),
+        held_query!(", d.payload", " JOIN robata.job_data d ON d.seq = j.seq"),
         "WHERE a.claim = $1 AND a.finalised_at IS NULL AND a.holder = $2 ORDER BY a.seq"
     ))
     .bind(claim.uuid())
@@ -59,7 +62,7 @@ pub(crate) async fn claimed(tx: &mut Tx, (incarnation, claim): &(IncarnationId, 
 }
 
 /// Holders of open attempts whose lease has ended.
-pub(crate) async fn orphan_holders(conn: &mut Conn) -> Result<Vec<Uuid>> {
+async fn orphan_holders(conn: &mut Conn) -> Result<Vec<Uuid>> {
     let rows = q(
         "SELECT w.incarnation FROM robata.workers w WHERE w.ended_at IS NOT NULL AND EXISTS (
                       SELECT 1 FROM robata.attempts a WHERE a.holder = w.incarnation AND a.finalised_at IS NULL)
@@ -106,7 +109,7 @@ pub(crate) async fn adopt(tx: &mut Tx, request: &Adopt) -> Result<Vec<HeldAttemp
         let room = request.max - adopted.len();
         // What another adopter is taking is skipped: it is given to one.
         let rows = q(concat!(
-            held_query!(),
+            held_query!("", ""),
             "WHERE a.finalised_at IS NULL AND a.holder = ANY($1) AND a.seq > $7 AND r.format <= $8
                AND EXISTS (SELECT 1 FROM unnest($2::text[], $3::text[]) AS v (executor, realm)
                            WHERE v.executor = a.executor AND (a.realm IS NULL OR a.realm = v.realm))
@@ -126,7 +129,7 @@ pub(crate) async fn adopt(tx: &mut Tx, request: &Adopt) -> Result<Vec<HeldAttemp
         for row in &rows {
             last = row.col("t_seq")?;
             // One that cannot be read stays whose it is; the others are not kept waiting for it.
-            if let Some(mut attempt) = tx.shared.readable(row, read_held(row, tx.now))? {
+            if let Some(mut attempt) = tx.shared.readable(row, read_adopted(row, tx.now))? {
                 attempt.epoch += 1;
                 seqs.push(last);
                 adopted.push(attempt);

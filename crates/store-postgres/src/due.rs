@@ -39,6 +39,7 @@ pub(crate) async fn run(tx: &mut Tx, max: &usize) -> Result<Due> {
         job.end_waiting(tx, JobEvent::Unrunnable, Reason::Expired, Some(words))?;
         rows.push(job);
     }
+    let expired = rows.len();
     let ended: BTreeSet<_> = rows.iter().map(|row| row.id).collect();
     let due = q(concat!(
         "SELECT ",
@@ -67,6 +68,7 @@ pub(crate) async fn run(tx: &mut Tx, max: &usize) -> Result<Due> {
     save::jobs(tx, &rows).await?;
     Ok(Due {
         moved,
+        expired,
         lines: lines.into_iter().collect(),
         next: next(tx, unreadable).await?,
     })

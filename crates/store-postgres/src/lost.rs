@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, time::Duration};
 
 use robata_core::{
-    AttemptId, ErrorKind, ExecutorName,
+    AttemptId, ErrorKind, ExecutorName, Timestamp,
     executor::RealmId,
     finish::{End, Outcome},
     request::ReadTerms,
@@ -13,7 +13,6 @@ use sqlx::postgres::PgRow;
 use uuid::Uuid;
 
 use crate::{
-    adopt::orphan_holders,
     attempt_row::{self, attempt_columns},
     error::{Result, refused},
     job_row::{self, job_columns, job_joins},
@@ -121,6 +120,22 @@ pub(crate) async fn lose(tx: &mut Tx, (realm, by): &(RealmId, String)) -> Result
     Ok(ended)
 }
 
+/// Holders whose lease has ended while something of theirs had not, with the time of that end. Not all that adopters look
+/// for: what has ended and is not finalised stays with a host that never returns until its job is pruned.
+async fn unsettled_holders(tx: &mut Tx) -> Result<Vec<(Uuid, Timestamp)>> {
+    let rows = q(
+        "SELECT w.incarnation, w.ended_at FROM robata.workers w WHERE w.ended_at IS NOT NULL AND EXISTS (
+                      SELECT 1 FROM robata.attempts a
+                      WHERE a.holder = w.incarnation AND a.finalised_at IS NULL AND a.state < 3)
+                  ORDER BY w.incarnation",
+    )
+    .fetch_all(tx.conn())
+    .await?;
+    rows.iter()
+        .map(|row| Ok((row.col("incarnation")?, row.time("ended_at")?)))
+        .collect()
+}
+
 pub(crate) async fn settle(tx: &mut Tx, after: &LostAfter) -> Result<Vec<AttemptId>> {
     // Only the time counts in which marks came without a gap, and none while they do not come.
     let row = q("SELECT at, unbroken_since FROM robata.marks")
@@ -132,12 +147,8 @@ pub(crate) async fn settle(tx: &mut Tx, after: &LostAfter) -> Result<Vec<Attempt
     }
     let unbroken = row.time("unbroken_since")?;
     let mut settled = Vec::new();
-    for holder in orphan_holders(tx.conn()).await? {
-        let row = q("SELECT ended_at FROM robata.workers WHERE incarnation = $1")
-            .bind(holder)
-            .fetch_one(tx.conn())
-            .await?;
-        let since = tx.now.since(row.time("ended_at")?.max(unbroken));
+    for (holder, ended_at) in unsettled_holders(tx).await? {
+        let since = tx.now.since(ended_at.max(unbroken));
         // Those that the settings name are judged by name, the others all alike.
         let others = since >= after.default;
         let named: Vec<&str> = after

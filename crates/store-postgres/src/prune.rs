@@ -6,7 +6,7 @@ use robata_core::{
     AppName, AttemptId,
     definition::Retention,
     row::number::{CANCELLED, FAILED, SUCCEEDED},
-    store::Pruned,
+    store::{Pruned, REALM_AWAITED},
 };
 use sqlx::postgres::PgRow;
 
@@ -138,6 +138,7 @@ async fn apps_with_history(tx: &mut Tx) -> Result<Vec<AppName>> {
 }
 
 /// Those with a key and those without have an index each: the former are kept longer, and are not walked over meanwhile.
+/// What is not finalised stays while somebody holds it, or may yet come for it.
 async fn prune_jobs(
     tx: &mut Tx,
     app: &AppName,
@@ -150,7 +151,10 @@ async fn prune_jobs(
                 "SELECT j.seq FROM robata.jobs j WHERE j.app = $1 AND j.state = $2 AND j.state > 2 AND j.finished_at <= $3
                    AND j.idempotency_key ",
                 $key,
-                " AND NOT EXISTS (SELECT 1 FROM robata.attempts a WHERE a.job_id = j.id AND a.finalised_at IS NULL)
+                " AND NOT EXISTS (
+                     SELECT 1 FROM robata.attempts a WHERE a.job_id = j.id AND a.finalised_at IS NULL
+                       AND (a.state < 3 OR a.moved_at > $5 OR EXISTS (
+                           SELECT 1 FROM robata.workers w WHERE w.incarnation = a.holder AND w.ended_at IS NULL)))
                  ORDER BY j.finished_at LIMIT $4 FOR UPDATE OF j SKIP LOCKED"
             )
         };
@@ -165,6 +169,7 @@ async fn prune_jobs(
         .bind(state)
         .bind(tx.now.minus(kept).as_millis())
         .bind(max)
+        .bind(tx.now.minus(REALM_AWAITED).as_millis())
         .fetch_all(tx.conn())
         .await?;
     let seqs = rows.iter().map(|row| row.col("seq")).collect::<Result<Vec<i64>>>()?;
@@ -180,6 +185,9 @@ async fn prune_jobs(
          WHERE j.seq = ANY($1) AND l.key = v.key AND l.value = v.value AND l.seq = j.seq",
         "DELETE FROM robata.keys k USING robata.jobs j
          WHERE j.seq = ANY($1) AND k.app = j.app AND k.key = j.idempotency_key",
+        // Of what was finalised it is gone already.
+        "DELETE FROM robata.start_requests r USING robata.jobs j JOIN robata.attempts a ON a.job_id = j.id
+         WHERE j.seq = ANY($1) AND a.finalised_at IS NULL AND r.attempt = a.seq",
         "DELETE FROM robata.attempts a USING robata.jobs j WHERE j.seq = ANY($1) AND a.job_id = j.id",
         "DELETE FROM robata.job_data WHERE seq = ANY($1)",
         "DELETE FROM robata.jobs WHERE seq = ANY($1)",

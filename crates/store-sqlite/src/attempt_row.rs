@@ -76,6 +76,14 @@ pub(crate) fn read(row: &SqliteRow) -> Result<AttemptRow> {
 
 /// A row of attempt, job, `payload` and `request`, as its holder gets it.
 pub(crate) fn held(row: &SqliteRow, now: Timestamp) -> Result<HeldAttempt> {
+    Ok(HeldAttempt {
+        payload: Payload::from_stored(row.col::<Vec<u8>>("payload")?.into()),
+        ..adopted(row, now)?
+    })
+}
+
+/// The same without `payload`, as an adopter gets it: it starts nothing.
+pub(crate) fn adopted(row: &SqliteRow, now: Timestamp) -> Result<HeldAttempt> {
     let attempt = read(row)?;
     let job = job_row::read(row)?;
     Ok(HeldAttempt {
@@ -83,7 +91,7 @@ pub(crate) fn held(row: &SqliteRow, now: Timestamp) -> Result<HeldAttempt> {
         epoch: attempt.epoch,
         state: attempt.state,
         request: StartRequest::read(row.col("request")?).map_err(|why| Fault::BadRow(why.to_string()))?,
-        payload: Payload::from_stored(row.col::<Vec<u8>>("payload")?.into()),
+        payload: Payload::null(),
         first_claimed_at: job.first_claimed_at.unwrap_or(job.created_at),
         now,
         handle: attempt.handle,

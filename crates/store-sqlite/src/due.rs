@@ -30,9 +30,11 @@ pub(crate) async fn run(tx: &mut Tx, max: &usize) -> Result<Due> {
     let shared = Arc::clone(&tx.shared);
     // Left out where they cannot be read, and not waited for.
     let mut unreadable = Vec::new();
+    let mut ended = 0;
     for row in &expired {
-        if shared.readable(row, expire(tx, row).await)?.is_none() {
-            unreadable.push(row.col("seq")?);
+        match shared.readable(row, expire(tx, row).await)? {
+            Some(()) => ended += 1,
+            None => unreadable.push(row.col("seq")?),
         }
     }
     let due = sqlx::query(concat!(
@@ -72,6 +74,7 @@ pub(crate) async fn run(tx: &mut Tx, max: &usize) -> Result<Due> {
     }
     Ok(Due {
         moved: moved.len(),
+        expired: ended,
         lines: lines.into_iter().collect(),
         next: next(tx, unreadable).await?,
     })

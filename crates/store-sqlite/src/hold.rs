@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 use sqlx::{Row as _, SqliteConnection, sqlite::SqliteRow};
 
 use crate::{
-    attempt_row::{attempt_columns, held as read_held},
+    attempt_row::{adopted as read_adopted, attempt_columns, held as read_held},
     error::{Result, refused},
     format,
     job_row::job_columns,
@@ -147,17 +147,20 @@ pub(crate) async fn held(
         .collect()
 }
 
+/// What is held; `$data` is the payload and where it comes from: hundreds are adopted at once, and payloads may be large.
 macro_rules! held_query {
-    ($from:literal) => {
+    ($attempts:literal, $data:literal, $from:literal) => {
         concat!(
             "SELECT ",
             attempt_columns!(),
             ", ",
             job_columns!(),
-            ", d.payload, r.request FROM ",
+            $data,
+            ", r.request FROM ",
+            $attempts,
+            " CROSS JOIN jobs j ON j.id = a.job_id",
             $from,
-            " CROSS JOIN jobs j ON j.id = a.job_id CROSS JOIN job_data d ON d.seq = j.seq
-              CROSS JOIN start_requests r ON r.attempt = a.seq "
+            " CROSS JOIN start_requests r ON r.attempt = a.seq "
         )
     };
 }
@@ -170,7 +173,11 @@ pub(crate) async fn claimed(
 ) -> Result<Vec<HeldAttempt>> {
     fence(shared, incarnation, "store.claimed")?;
     let rows = sqlx::query(concat!(
-        held_query!("attempts a INDEXED BY attempts_claimed"),
+        held_query!(
+            "attempts a INDEXED BY attempts_claimed",
+            ", d.payload",
+            " CROSS JOIN job_data d ON d.seq = j.seq"
+        ),
         "WHERE a.claim = ? AND a.finalised_at IS NULL AND a.holder = ? ORDER BY a.seq"
     ))
     .bind(&claim.as_bytes()[..])
@@ -185,18 +192,36 @@ pub(crate) async fn claimed(
     Ok(claimed)
 }
 
-/// Holders of open attempts that no live lease stands behind; a loose walk over the index.
+macro_rules! next_holder {
+    ($which:literal) => {
+        concat!(
+            "SELECT holder FROM attempts INDEXED BY attempts_open WHERE finalised_at IS NULL AND holder > ?",
+            $which,
+            " ORDER BY holder LIMIT 1"
+        )
+    };
+}
+
+/// Holders of open attempts that no live lease stands behind.
 pub(crate) async fn orphan_holders(conn: &mut SqliteConnection, shared: &Shared) -> Result<Vec<IncarnationId>> {
+    not_live(conn, shared, next_holder!("")).await
+}
+
+/// Of these, those who left something that has not ended.
+pub(crate) async fn unsettled_holders(conn: &mut SqliteConnection, shared: &Shared) -> Result<Vec<IncarnationId>> {
+    not_live(conn, shared, next_holder!(" AND state < 3")).await
+}
+
+/// A loose walk over the index.
+async fn not_live(conn: &mut SqliteConnection, shared: &Shared, next: &'static str) -> Result<Vec<IncarnationId>> {
     let live = shared.leases().live();
     let mut orphans = Vec::new();
     let mut last = Vec::new();
     loop {
-        let row = sqlx::query(
-            "SELECT holder FROM attempts INDEXED BY attempts_open WHERE finalised_at IS NULL AND holder > ? ORDER BY holder LIMIT 1",
-        )
-        .bind(last.as_slice())
-        .fetch_optional(&mut *conn)
-        .await?;
+        let row = sqlx::query(next)
+            .bind(last.as_slice())
+            .fetch_optional(&mut *conn)
+            .await?;
         let Some(row) = row else { return Ok(orphans) };
         let holder = IncarnationId::from_bytes(row.id_bytes("holder")?);
         last = holder.as_bytes().to_vec();
@@ -234,7 +259,7 @@ pub(crate) async fn adopt(tx: &mut Tx, request: &Adopt) -> Result<Vec<HeldAttemp
             break;
         }
         let rows = sqlx::query(concat!(
-            held_query!("attempts a INDEXED BY attempts_open"),
+            held_query!("attempts a INDEXED BY attempts_open", "", ""),
             "WHERE a.finalised_at IS NULL AND a.holder = ?1 AND a.seq > ?5 AND r.format <= ?6
                AND EXISTS (SELECT 1 FROM json_each(?2) v WHERE v.value ->> 0 = a.executor AND (a.realm IS NULL OR a.realm = v.value ->> 1))
                AND (?3 IS NULL OR (a.job_id, a.number) IN (SELECT unhex(value ->> 0), value ->> 1 FROM json_each(?3)))
@@ -251,7 +276,7 @@ pub(crate) async fn adopt(tx: &mut Tx, request: &Adopt) -> Result<Vec<HeldAttemp
         for row in &rows {
             last = row.col("t_seq")?;
             // One that cannot be read stays whose it is; the others are not kept waiting for it.
-            if let Some(mut attempt) = shared.readable(row, read_held(row, tx.now))? {
+            if let Some(mut attempt) = shared.readable(row, read_adopted(row, tx.now))? {
                 attempt.epoch += 1;
                 seqs.push(last);
                 adopted.push(attempt);
@@ -309,6 +334,16 @@ pub(crate) fn attempts_json(attempts: &[AttemptId]) -> String {
     text
 }
 
+/// Incarnations as `[hex, …]`.
+pub(crate) fn incarnations_json(ids: impl IntoIterator<Item = IncarnationId>) -> Result<String> {
+    let hex = |id: IncarnationId| {
+        let mut hex = String::new();
+        push_hex(&mut hex, id.as_bytes());
+        hex
+    };
+    Ok(serde_json::to_string(&ids.into_iter().map(hex).collect::<Vec<_>>())?)
+}
+
 pub(crate) async fn release(tx: &mut Tx, id: &IncarnationId) -> Result<()> {
     tx.fence(*id, "store.release")?;
     // Ended in memory even where the commit fails: a worker that released does not go on.
@@ -345,23 +380,13 @@ pub(crate) async fn drain(tx: &mut Tx, (id, by): &(IncarnationId, String)) -> Re
 /// Writes the ends of leases that memory knows; answers how many were new.
 pub(crate) async fn write_ends(tx: &mut Tx) -> Result<usize> {
     // Only what is known to have ended: one that registers in this very group is not in memory before its commit.
-    let ended: Vec<_> = tx
-        .shared
-        .leases()
-        .ended()
-        .iter()
-        .map(|id| {
-            let mut hex = String::new();
-            push_hex(&mut hex, id.as_bytes());
-            hex
-        })
-        .collect();
+    let ended = incarnations_json(tx.shared.leases().ended())?;
     let done = sqlx::query(
         "UPDATE workers INDEXED BY workers_live SET ended_at = max(?, seen_at)
          WHERE ended_at IS NULL AND incarnation IN (SELECT unhex(value) FROM json_each(?))",
     )
     .bind(tx.now.as_millis())
-    .bind(serde_json::to_string(&ended)?)
+    .bind(ended)
     .execute(&mut tx.conn)
     .await?;
     Ok(usize::try_from(done.rows_affected()).unwrap_or(usize::MAX))

@@ -17,7 +17,7 @@ use crate::{
     catalog::set_meta,
     error::{Result, refused},
     format,
-    hold::{orphan_holders, write_ends},
+    hold::{unsettled_holders, write_ends},
     job_row::{self, job_columns},
     record::terms,
     save,
@@ -118,7 +118,7 @@ pub(crate) async fn lose(tx: &mut Tx, (realm, by): &(RealmId, String)) -> Result
 pub(crate) async fn settle(tx: &mut Tx, after: &LostAfter) -> Result<Vec<AttemptId>> {
     let shared = Arc::clone(&tx.shared);
     let mut settled = Vec::new();
-    for holder in orphan_holders(&mut tx.conn, &shared).await? {
+    for holder in unsettled_holders(&mut tx.conn, &shared).await? {
         let since = shared.leases().ended_for(holder, tx.boot);
         // Those that the settings name are judged by name, the others all alike.
         let others = since >= after.default;

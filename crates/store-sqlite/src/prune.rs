@@ -6,14 +6,14 @@ use robata_core::{
     AppName, AttemptId,
     definition::Retention,
     row::number::{CANCELLED, FAILED, SUCCEEDED},
-    store::Pruned,
+    store::{Pruned, REALM_AWAITED},
 };
 use sqlx::{AssertSqlSafe, Row as _, SqliteConnection, sqlite::SqliteRow};
 
 use crate::{
     accept,
     error::Result,
-    hold::attempts_json,
+    hold::{attempts_json, incarnations_json},
     shared::Shared,
     sql::{Read as _, numbers},
     tx::Tx,
@@ -154,6 +154,7 @@ async fn apps_with_history(conn: &mut SqliteConnection, shared: &Shared) -> Resu
 }
 
 /// Those with a key and those without have an index each: the former are kept longer, and are not walked over meanwhile.
+/// What is not finalised stays while somebody holds it, or may yet come for it.
 async fn prune_jobs(tx: &mut Tx, app: &AppName, state: i16, kept: Duration, keyed: bool, max: i64) -> Result<usize> {
     macro_rules! ended {
         ($index:literal, $key:literal) => {
@@ -162,7 +163,9 @@ async fn prune_jobs(tx: &mut Tx, app: &AppName, state: i16, kept: Duration, keye
                 $index,
                 " WHERE j.app = ?1 AND j.state = ?2 AND j.state > 2 AND j.finished_at <= ?3 AND j.idempotency_key ",
                 $key,
-                " AND NOT EXISTS (SELECT 1 FROM attempts a WHERE a.job_id = j.id AND a.finalised_at IS NULL)
+                " AND NOT EXISTS (
+                     SELECT 1 FROM attempts a WHERE a.job_id = j.id AND a.finalised_at IS NULL
+                       AND (a.state < 3 OR a.moved_at > ?5 OR a.holder IN (SELECT unhex(value) FROM json_each(?6))))
                  ORDER BY j.finished_at LIMIT ?4"
             )
         };
@@ -172,11 +175,14 @@ async fn prune_jobs(tx: &mut Tx, app: &AppName, state: i16, kept: Duration, keye
     } else {
         (ended!("jobs_ended", "IS NULL"), kept)
     };
+    let live = incarnations_json(tx.shared.leases().live())?;
     let rows = sqlx::query(text)
         .bind(app.as_str())
         .bind(state)
         .bind(tx.now.minus(kept).as_millis())
         .bind(max)
+        .bind(tx.now.minus(REALM_AWAITED).as_millis())
+        .bind(live)
         .fetch_all(&mut tx.conn)
         .await?;
     let seqs = rows.iter().map(|row| row.col("seq")).collect::<Result<Vec<i64>>>()?;

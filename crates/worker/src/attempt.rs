@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use robata_core::{
-    AttemptState, ErrorKind, IncarnationId, Payload, Result,
+    AttemptState, ErrorKind, IncarnationId, Result,
     attempt::{AttemptChange, HeldAttempt},
     executor::{Handle, Observation, Target, ThingState, thing_name},
     finish::{End, NeverRan, Outcome},
@@ -26,7 +26,7 @@ use crate::{
 pub(crate) enum Origin {
     /// By a claim: nothing was made of it yet.
     Claimed,
-    /// By adoption: it may be anywhere.
+    /// By adoption: it may be anywhere, and nothing is made of it (PROTOCOL X1).
     Adopted,
 }
 
@@ -110,10 +110,6 @@ impl Drop for Forget {
 
 impl Attempt {
     async fn run(mut self, slot: Slot, origin: Origin) -> Result<(), LetGo> {
-        if origin == Origin::Adopted {
-            // Adoption makes nothing, and thousands may be followed: only what is to be prepared needs its payload.
-            self.held.payload = Payload::null();
-        }
         if !self.held.state.is_live() {
             // What has ended takes no slot.
             drop(slot);

@@ -4,13 +4,14 @@ use std::time::Duration;
 
 use anyhow::{Result, ensure};
 use robata_core::{
-    AttemptId, ClaimId, ErrorKind, IncarnationId, JobId, JobState,
+    AttemptId, ClaimId, ErrorKind, IncarnationId, JobId, JobState, Payload,
     attempt::{AttemptChange, Claim, Knowledge},
     executor::{Handle, RealmId},
+    job::NewJob,
     store::{Adopt, LEASE, held_hash},
 };
 
-use super::world::{World, exited, job, kind, name, sealed};
+use super::world::{World, exited, held, job, kind, name, next, sealed};
 
 /// Every method that takes an incarnation MUST be `Fenced` where its lease has ended. PROTOCOL H3: the zombie's heartbeat.
 pub async fn every_call_in_the_name_of_an_ended_lease_is_fenced(mut world: World) -> Result<()> {
@@ -98,6 +99,52 @@ pub async fn an_attempt_is_adopted_by_one(world: World) -> Result<()> {
     ids.sort_unstable();
     ids.dedup();
     ensure!(ids.len() == 20, "{} of 20", ids.len());
+    Ok(())
+}
+
+/// Payloads are what starts need: a claim has them, also where it is asked for again; an adopter, who starts nothing, has not.
+pub async fn payloads_are_given_to_who_starts_and_not_to_adopters(world: World) -> Result<()> {
+    let first = world.worker().await?;
+    let payload = Payload::from_stored(format!("\"{}\"", "x".repeat(100_000)).into());
+    let new = NewJob {
+        payload: payload.clone(),
+        ..job("shop", "mail")?
+    };
+    let stored = world.one(new).await?;
+    let claim = Claim {
+        claim: ClaimId::new(),
+        incarnation: first,
+        references: vec![next(&stored)],
+    };
+    let number = claim.claim;
+    for claimed in world.store().claim(claim).await? {
+        ensure!(held(claimed)?.payload == payload, "the claim lacks it");
+    }
+    let again = world.store().claimed(first, number).await?;
+    ensure!(
+        again.len() == 1 && again[0].payload == payload,
+        "lacking where the claim is asked for again"
+    );
+    world.store().release(first).await?;
+    let heir = world.worker().await?;
+    let adopted = world.adopt(heir).await?;
+    ensure!(adopted.len() == 1 && adopted[0].id.job == stored.id, "{adopted:?}");
+    ensure!(adopted[0].payload == Payload::null(), "it was read for an adopter");
+    ensure!(adopted[0].request.mark == number, "{adopted:?}");
+    // By name, too.
+    let request = Adopt {
+        incarnation: heir,
+        realms: [(name("process")?, RealmId("here".into()))].into(),
+        only: Some(vec![adopted[0].id]),
+        max: 9,
+        format: robata_core::Format::OWN,
+    };
+    let adopted = world.store().adopt(request).await?;
+    ensure!(adopted.len() == 1 && adopted[0].payload == Payload::null());
+    ensure!(
+        world.store().job(stored.id).await?.payload == payload,
+        "the job has lost it"
+    );
     Ok(())
 }
 

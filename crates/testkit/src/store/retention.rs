@@ -4,9 +4,11 @@ use std::{collections::BTreeMap, time::Duration};
 
 use anyhow::{Result, ensure};
 use robata_core::{
-    AttemptState, JobState, Reason,
+    AttemptState, ErrorKind, JobState, Reason,
+    attempt::Knowledge,
+    executor::RealmId,
     job::{Cancel, NewJob, When},
-    store::LEASE,
+    store::{Adopt, LEASE, REALM_AWAITED},
 };
 
 use super::world::{World, exited, job, keyed, kind, labelled, line, name, next, sealed};
@@ -193,6 +195,63 @@ pub async fn prune_removes_what_is_past_its_retention_and_nothing_else(world: Wo
     for kept in [waits.id, later.id, runs.id.job, open.id.job] {
         world.store().job(kept).await?;
     }
+    Ok(())
+}
+
+/// A realm that never returns finalises nothing: after a week its jobs go all the same, but for those that somebody holds.
+pub async fn what_a_realm_that_never_returns_has_left_is_removed(world: World) -> Result<()> {
+    world
+        .apply(r#"{"apps": {"shop": {"command": ["true"], "executor": "process", "retention": {"jobs": "1d", "failed": "1d", "logs": "30d"}}}}"#)
+        .await?;
+    let gone = world.worker().await?;
+    let (lost, taken) = (world.running(gone, "mail").await?, world.running(gone, "mail").await?);
+    let ended = world.failed(gone).await?;
+    for job in [lost.id.job, taken.id.job] {
+        let by = "suite".into();
+        world.store().cancel(Cancel { job, by }).await?;
+    }
+    world.store().release(gone).await?;
+    world.pass(Duration::from_secs(602), &[]).await?;
+    ensure!(settle(&world, Some(Duration::from_secs(600))).await?.len() == 2);
+    ensure!(world.job(lost.id.job).await?.state == JobState::Failed);
+    world.harness.advance(REALM_AWAITED - DAY);
+    ensure!(
+        world.store().prune(10).await?.jobs == 0,
+        "its realm had no week to return"
+    );
+    world.harness.advance(DAY);
+    let heir = world.worker().await?;
+    let request = Adopt {
+        incarnation: heir,
+        realms: [(name("process")?, RealmId("here".into()))].into(),
+        only: Some(vec![taken.id]),
+        max: 9,
+        format: robata_core::Format::OWN,
+    };
+    let adopted = world.store().adopt(request).await?;
+    ensure!(adopted.len() == 1, "{adopted:?}");
+    let mut pruned = world.store().prune(10).await?;
+    pruned.logs.sort_unstable();
+    let mut left = [lost.id, ended.id];
+    left.sort_unstable();
+    ensure!(pruned.jobs == 2 && pruned.logs == left, "{pruned:?}");
+    for id in left {
+        ensure!(kind(&world.store().job(id.job).await) == Some(ErrorKind::NotFound));
+    }
+    // What is found there later is unknown, and so not kept for ever.
+    let known = world.store().known(&[lost.id, ended.id, taken.id]).await?;
+    ensure!(
+        known == [Knowledge::Unknown, Knowledge::Unknown, Knowledge::Open],
+        "{known:?}"
+    );
+    let workers = world.store().workers().await?;
+    ensure!(
+        workers.iter().all(|worker| worker.incarnation != gone),
+        "nothing needs it any more: {workers:?}"
+    );
+    ensure!(world.adopt(heir).await?.is_empty());
+    world.wrote(heir, &adopted[0], sealed()).await?;
+    ensure!(world.store().prune(10).await?.jobs == 1);
     Ok(())
 }
 

@@ -132,7 +132,14 @@ pub async fn due_ends_what_has_expired_while_it_waited(world: World) -> Result<(
         })
         .await?;
     world.harness.advance(Duration::from_secs(20));
-    world.store().due(10).await?;
+    // No more than asked, and told: a master goes on at once where there are more.
+    let first = world.store().due(1).await?;
+    ensure!(
+        first.expired == 1 && first.next == Some(Duration::ZERO),
+        "{first:?} while two had expired"
+    );
+    let second = world.store().due(10).await?;
+    ensure!((second.moved, second.expired) == (0, 1), "{second:?}");
     for (job, state) in [
         (&queued, JobState::Failed),
         (&scheduled, JobState::Failed),
