@@ -219,7 +219,11 @@ fn observe(engine: &Engine, targets: &[Target]) -> Result<Vec<Observation>, Faul
             }
             Seen::Prepared => ThingState::Prepared,
             Seen::Running(started_at) if thing::executed(&thing.folder) => ThingState::Running { started_at },
-            Seen::Running(_) => ThingState::Starting,
+            Seen::Running(_) => {
+                // Whoever set it going may have been killed before it woke the supervisor, which looks by itself once a minute.
+                thing.wake()?;
+                ThingState::Starting
+            }
             Seen::Ended(outcome) => {
                 engine.children.ended(&thing.handle);
                 ThingState::Ended(ending(outcome))

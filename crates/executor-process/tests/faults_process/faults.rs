@@ -1,6 +1,12 @@
 //! What a supervisor and its worker must get through: kill -9 of either at any moment, and a race for the verdict.
 
-use std::{collections::BTreeMap, fs, process::Command, time::Duration};
+use std::{
+    collections::BTreeMap,
+    fs,
+    os::unix::fs::{OpenOptionsExt, symlink},
+    process::Command,
+    time::Duration,
+};
 
 use crate::place::{Place, processes, request, sh, supervisor, until};
 use futures::StreamExt;
@@ -223,6 +229,32 @@ async fn a_worker_killed_at_any_moment_starts_nothing_twice_and_loses_nothing() 
             .collect();
         assert!(left.is_empty(), "{left:?}");
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_worker_set_going_and_did_not_wake_begins_when_somebody_looks() {
+    let place = Place::new(Cgroups::Auto);
+    let request = request(sh("echo done"));
+    let name = request.name.clone();
+    let handle = place.executor.prepare(request).await.unwrap().handle;
+    let own = place.state.join(place.installation.to_string());
+    let folder = own.join("things").join(&handle.0);
+    let stat = format!("/proc/{}/stat", supervisor(&name).await);
+    until("it listens, and waits", async || {
+        let listens = fs::OpenOptions::new()
+            .write(true)
+            .custom_flags(nix::libc::O_NONBLOCK)
+            .open(folder.join("control"));
+        let sleeps = fs::read_to_string(&stat).unwrap().contains(") S ");
+        listens.is_ok() && sleeps
+    })
+    .await;
+    // The worker's last step.
+    symlink("go", folder.join("verdict")).unwrap();
+    let ending = tokio::time::timeout(Duration::from_secs(30), place.ending(&handle));
+    let ending = ending.await.expect("it begins before it looks by itself");
+    assert_eq!(ending.end, End::Exited(0));
+    assert_eq!(place.printed(&handle).await, "done\n");
 }
 
 #[tokio::test(flavor = "multi_thread")]
