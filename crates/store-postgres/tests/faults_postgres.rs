@@ -13,7 +13,7 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicBool, AtomicUsize, Ordering},
+        atomic::{AtomicBool, AtomicI64, AtomicUsize, Ordering},
     },
     time::Duration,
 };
@@ -26,12 +26,12 @@ use robata_core::{
     AttemptId, ErrorKind, IncarnationId, JobId, JobState, Retry,
     attempt::{Claimed, HeldAttempt},
     job::{Enqueue, Key, NewJob},
-    store::{AttemptStore as _, JobStore as _, ListJobs, ScheduleStore as _, Store, Window},
+    store::{AttemptStore as _, JobStore as _, LEASE, ListJobs, MARK, ScheduleStore as _, Store, Window},
 };
 use robata_store_postgres::{Listen, PostgresConfig, PostgresStore};
 use robata_testkit::case::until;
 use server::{Server, wait};
-use support::{Database, at, url};
+use support::{Database, at, connect, run, url};
 
 /// What was told to whom.
 #[derive(Default)]
@@ -429,5 +429,41 @@ async fn a_server_that_falls_silent_anywhere_keeps_no_place_in_the_pool() -> Res
         silences += proxy.heal();
     }
     ensure!(silences > 4, "only {silences} fell silent");
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn hosts_that_never_returned_keep_nothing_from_being_settled() -> Result<()> {
+    let clock = Arc::new(AtomicI64::new(0));
+    let mut config = PostgresConfig::default();
+    config.clock_offset = Some(Arc::clone(&clock));
+    let (database, proxy, store) = behind_a_proxy_with(config).await?;
+    // Each has left an attempt that was called lost, and nobody finalises it.
+    let hosts = "INSERT INTO robata.workers (incarnation, host, pid, executors, started_at, seen_at, lease_until, ended_at)
+             SELECT gen_random_uuid(), 'gone', 1, '{}', 0, 0, 0, 1 FROM generate_series(1, 60000);
+         INSERT INTO robata.attempts (seq, job_id, number, app, holder, epoch, claim, worker, state, executor, realm,
+                                      created_at, moved_at)
+             SELECT nextval('robata.attempt_seq'), gen_random_uuid(), 1, 'shop', incarnation, 1, gen_random_uuid(), 'gone', 7,
+                    'process', 'gone', 0, 0
+             FROM robata.workers;
+         ANALYZE robata.workers; ANALYZE robata.attempts";
+    run(&mut connect(&database.url).await?, hosts.to_owned()).await?;
+    let gone = worker(&store).await?;
+    let stored = one(&store, job()?).await?.job;
+    let claimed = store.claim(claim(gone, &[stored])).await?;
+    let [Claimed::Held(orphan)] = &claimed[..] else {
+        anyhow::bail!("{claimed:?}")
+    };
+    store.release(gone).await?;
+    for _ in 0..10 {
+        clock.fetch_add(i64::try_from(MARK.as_millis())?, Ordering::SeqCst);
+        store.judge(robata_testkit::store::mark()).await?;
+    }
+    proxy.passed();
+    let lost = store.settle_lost(&BTreeMap::new(), LEASE).await?;
+    ensure!(lost == [orphan.id], "{lost:?}");
+    // They are not even told, and much less asked for one by one.
+    let bytes = proxy.passed();
+    ensure!(bytes < 100_000, "{bytes} bytes of replies");
     Ok(())
 }

@@ -260,38 +260,6 @@ async fn a_store_restored_from_an_hour_ago_kills_and_adopts_nothing_that_it_does
     Ok(())
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn hosts_that_never_returned_keep_nothing_from_being_settled() -> Result<()> {
-    let database = Database::migrated().await?;
-    let clock = Arc::new(AtomicI64::new(0));
-    let store = PostgresStore::connect(config(&database.url, &clock)).await?;
-    define(&store).await?;
-    // Each has left an attempt that was called lost, and nobody finalises it.
-    let hosts = "INSERT INTO robata.workers (incarnation, host, pid, executors, started_at, seen_at, lease_until, ended_at)
-             SELECT gen_random_uuid(), 'gone', 1, '{}', 0, 0, 0, 1 FROM generate_series(1, 60000);
-         INSERT INTO robata.attempts (seq, job_id, number, app, holder, epoch, claim, worker, state, executor, realm,
-                                      created_at, moved_at)
-             SELECT nextval('robata.attempt_seq'), gen_random_uuid(), 1, 'shop', incarnation, 1, gen_random_uuid(), 'gone', 7,
-                    'process', 'gone', 0, 0
-             FROM robata.workers;
-         ANALYZE robata.workers; ANALYZE robata.attempts";
-    run(&mut connect(&database.url).await?, hosts.to_owned()).await?;
-    let gone = worker(&store).await?;
-    let stored = one(&store, job()?).await?.job;
-    let orphans = held(&store, claim(gone, &[stored])).await?;
-    store.release(gone).await?;
-    for _ in 0..10 {
-        clock.fetch_add(i64::try_from(MARK.as_millis())?, Ordering::SeqCst);
-        store.judge(robata_testkit::store::mark()).await?;
-    }
-    let begun = tokio::time::Instant::now();
-    let lost = store.settle_lost(&BTreeMap::new(), LEASE).await?;
-    ensure!(orphans.len() == 1 && lost == [orphans[0].id], "{lost:?}");
-    // One statement for all of them, not two for each.
-    ensure!(begun.elapsed() < Duration::from_secs(5), "{:?}", begun.elapsed());
-    Ok(())
-}
-
 /// Rows read by scans of whole tables, by table.
 async fn scanned(database: &Database) -> Result<BTreeMap<String, i64>> {
     let mut conn = connect(&database.url).await?;

@@ -181,7 +181,11 @@ async fn take(
     let mut sorted = unreadable::sort(deliveries);
     let (good, references) = (mem::take(&mut sorted.good), mem::take(&mut sorted.references));
     let taken = match good.is_empty() {
-        true => Ok(()),
+        // What is dealt with below needs none of them.
+        true => {
+            drop(slots);
+            Ok(())
+        }
         false => claim(shared, engine, lease, slots, good, references).await,
     };
     sorted.deal(shared, lease).await;

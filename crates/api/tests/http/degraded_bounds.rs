@@ -43,14 +43,14 @@ async fn a_job_that_the_brokers_own_queue_does_not_take_is_refused_alone() {
 async fn what_was_refused_while_the_broker_rests_is_not_counted_as_put_into_it() {
     let site = site_with(|config| {
         config.max_job_bytes = 2_000;
-        config.max_outage_bytes = 12_000;
+        config.max_outage_bytes = 40_000;
     })
     .await;
     site.store_fails();
     site.faults.fail("queue.publish", AWAY, usize::MAX);
     let body = json!({"app": "shop", "job": "mail", "payload": "x".repeat(1_500)}).to_string();
-    // Only the first after each rest may be in the broker; six would be as much as may be.
-    for _ in 0..20 {
+    // Only the first after each rest of half a second may be in the broker; twenty would be as much as may be.
+    for _ in 0..60 {
         let problem = refused(site.server.post("/api/v1/jobs", &body).await, 503, "unavailable").await;
         assert!(
             problem.detail.contains("neither the store nor the broker"),
